@@ -1,0 +1,5 @@
+"""The JAX backend."""
+
+from ruledsl_jax.emission import BACKEND
+
+__all__ = ["BACKEND"]

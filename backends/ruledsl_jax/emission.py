@@ -1,0 +1,108 @@
+"""How JAX writes each operation of the language: one line per operation. Imports no JAX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ruledsl.emit import forms
+from ruledsl.emit.backend import Backend
+from ruledsl.emit.expressions import PRODUCT, Writer
+from ruledsl.emit.forms import Form
+from ruledsl.ir.nodes import Node
+
+
+def _axis(node: Node) -> str:
+    return "0" if node.attrs[0] == "batch" else "-1"
+
+
+def _reduce(function: str, bound: str = "") -> Form:
+    def form(writer: Writer, node: Node) -> str:
+        value = writer.write(node.args[0])
+        if node.attrs[0] is None:
+            return f"{function}({value})"
+        if node.attrs[0] == "positions":
+            return f"{writer.use('layer')}.over_positions({function}, {value}){bound}"
+        return f"{function}({value}, axis={_axis(node)}, keepdims=True){bound}"
+
+    return form
+
+
+def _count(writer: Writer, node: Node) -> str:
+    value = writer.write(node.args[0], 9)
+    if node.attrs[0] is None:
+        return f"{value}.size"
+    if node.attrs[0] == "positions":
+        return f"{writer.use('layer')}.positions({writer.write(node.args[0])})"
+    return f"{value}.shape[{_axis(node)}]"
+
+
+def _full_like(writer: Writer, node: Node) -> str:
+    like, filling = node.args
+    if filling.constant in (0, 1):
+        return f"jnp.{'ones' if filling.constant else 'zeros'}_like({writer.write(like)})"
+    return f"(jnp.ones_like({writer.write(like)}) * {writer.write(filling, PRODUCT + 1)})"
+
+
+def _fill(writer: Writer, node: Node) -> str:
+    return f"jnp.full(shape, {forms.number(writer, node)})" if writer.is_number(node) else writer.write(node)
+
+
+def _normal(writer: Writer, node: Node) -> str:
+    mean, std = node.args
+    drawn = f"{writer.write(std, PRODUCT + 1)} * jax.random.normal(key, shape)"
+    return drawn if mean.constant == 0 else f"{writer.write(mean)} + {drawn}"
+
+
+def _uniform(writer: Writer, node: Node) -> str:
+    low, high = (forms.number(writer, arg) for arg in node.args)
+    return f"jax.random.uniform(key, shape, minval={low}, maxval={high})"
+
+
+def _signs(writer: Writer, node: Node) -> str:
+    return f"jnp.where(jax.random.bernoulli(key, {writer.write(node.args[0])}, shape), -1.0, 1.0)"
+
+
+_ON_ARRAYS = ("sign", "abs", "exp", "log", "tanh", "sqrt", "where")
+
+BACKEND = Backend(
+    name="jax",
+    generator="key",
+    templates=Path(__file__).parent / "templates",
+    reserved=frozenset(("jax", "jnp")),
+    operations={
+        **{name: forms.elementwise(f"jnp.{name}") for name in _ON_ARRAYS},
+        "relu": forms.elementwise("jax.nn.relu"),
+        "min": forms.elementwise("jnp.minimum"),
+        "max": forms.elementwise("jnp.maximum"),
+        "and": forms.logic("&"),
+        "or": forms.logic("|"),
+        "not": forms.elementwise("jnp.logical_not"),
+        "phi": forms.activation,
+        "dphi": forms.activation,
+        "apply": forms.applied(
+            "jnp.tensordot({0}, {1}, axes={2})",
+            "{0}.reshape(len({0}), -1) @ {1}.reshape(len({1}), -1).T",
+        ),
+        "outer": forms.outer("jnp.tensordot({0}, {1}, axes=([0], [0]))"),
+        "dot": forms.dot,
+        "sq": forms.dot,
+        "norm": "jnp.sqrt(jnp.sum(jnp.square({0})))",
+        "total": "jnp.sum({0})",
+        "mean": _reduce("jnp.mean"),
+        "std": _reduce("jnp.std"),
+        "length": _reduce("jnp.linalg.norm", ".clip(1e-6)"),
+        "count": _count,
+        "full_like": _full_like,
+        "summed": forms.summed,
+        "sum_k": forms.sum_over_layers,
+        "fill": _fill,
+    },
+    random={
+        "normal": _normal,
+        "uniform": _uniform,
+        "signs": _signs,
+        "orthogonal": "jax.nn.initializers.orthogonal()(key, shape)",
+        "zeros": "jnp.zeros(shape)",
+        "ones": "jnp.ones(shape)",
+    },
+)

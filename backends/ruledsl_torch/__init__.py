@@ -1,0 +1,23 @@
+"""The PyTorch backend: `convert` a network, train it in any loop, `advance` it after each step."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ruledsl_torch.emission import BACKEND
+
+if TYPE_CHECKING:
+    from ruledsl_torch.conversion import convert as convert
+    from ruledsl_torch.record import observe as observe
+    from ruledsl_torch.steps import advance as advance
+
+_ROOMS = {"advance": "ruledsl_torch.steps", "convert": "ruledsl_torch.conversion", "observe": "ruledsl_torch.record"}
+__all__ = ["BACKEND", "advance", "convert", "observe"]
+
+
+def __getattr__(name: str) -> Any:
+    # Emission needs no torch, and importing torch takes a second: it is imported on first use.
+    if name in _ROOMS:
+        return getattr(import_module(_ROOMS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

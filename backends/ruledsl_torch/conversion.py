@@ -1,0 +1,232 @@
+"""Any network, its Linear and Conv2d layers turned in place into layers that follow a rule."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ruledsl.errors import UserError, suggest
+from ruledsl.program import Program
+from ruledsl_torch.direct import directed
+from ruledsl_torch.initial import Shapes, initial_tensors
+from ruledsl_torch.layers import RuleConv2d, RuleLayer, RuleLinear
+from ruledsl_torch.linear import symmetric_padding
+from ruledsl_torch.plan import Plan
+from ruledsl_torch.record import Record
+from ruledsl_torch.rehearsal import Seen, rehearse
+from ruledsl_torch.steps import draw_fresh
+
+KINDS: dict[type[nn.Module], type[RuleLayer]] = {nn.Linear: RuleLinear, nn.Conv2d: RuleConv2d}
+
+
+class Compilable(Protocol):
+    """A rule, as `ruledsl.load` gives it."""
+
+    def compile(self, backend: str) -> Program: ...
+
+
+RuleLike = Program | Compilable | str | Path
+WeightLayer = nn.Linear | nn.Conv2d
+Phi = Callable[[Tensor], Tensor]
+
+
+def convert(
+    net: nn.Module,
+    rule: RuleLike,
+    *,
+    output: RuleLike | None = None,
+    example: Tensor | None = None,
+    activations: Mapping[str, Phi | str] | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    **parameters: float,
+) -> nn.Module:
+    """Let the Linear and Conv2d layers of a network learn by a rule. Returns `net`, changed in place.
+
+    rule         a name of the library, a path, `ruledsl.load(...)`, or a compiled Program
+    output       another rule for the last weight layer
+    example      an input batch for a rehearsal in evaluation mode: it tells in which order layers run, the shapes
+                 of activities, and the number of classes (otherwise `out_features` of the last Linear)
+    activations  by the layer's name, its activation (or the name of one in torch.nn.functional): rules call it `phi`
+    seed, generator  where the random values of the rule's tensors come from; else torch's own generator
+    parameters   values for the rule's parameters
+
+    Weights and biases stay the same Parameter objects under the same names. What the rule adds stands beside them
+    (`net.fc1.B`). `net.ruledsl` lists the layers, and what was `skipped`, of which there is a warning too.
+    Raises UserError, before anything has changed, where the network and the rule do not fit.
+    """
+    layers, skipped = _survey(net)
+    plan = _plan(rule, parameters)
+    seen = {} if example is None else rehearse(net, layers, example)
+    ordered = list(seen) + [name for name in layers if name not in seen]
+    plans = dict.fromkeys(layers, plan)
+    if output is not None:
+        plans[ordered[-1]] = _plan(output, {})
+
+    phis = _activations(layers, plans, activations or {})
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+    record = Record(_classes(layers, plans, seen), skipped, generator)
+    tensors = {
+        name: initial_tensors(plans[name], layer, _shapes(name, layer, record, seen), phis[name], generator)
+        for name, layer in layers.items()
+    }
+    _check_names(layers, plans, tensors)
+    _check_phases(plans, seen)
+
+    for name in ordered:
+        layer = _become(layers[name])
+        layer.follow(plans[name], record, tensors[name], phis[name], seen[name].input_shape if name in seen else None)
+        record.layers[name] = layer
+    for name in {name for plan in plans.values() for name in plan.clocked} - {"lr"}:
+        record.tell(name, 0.0)
+    if any(plan.direct for plan in plans.values()):
+        net.__class__ = directed(type(net))  # type: ignore[arg-type]
+    net.ruledsl = record  # type: ignore[assignment]
+    draw_fresh(record)
+    if skipped:
+        listed = "; ".join(f"{name}: {why}" for name, why in skipped.items())
+        warnings.warn(f"not converted, and learning by their exact gradient: {listed}", stacklevel=2)
+    return net
+
+
+def _plan(rule: RuleLike, parameters: Mapping[str, float]) -> Plan:
+    if isinstance(rule, Program):
+        return Plan(rule, parameters)
+    if isinstance(rule, str | Path):
+        import ruledsl
+
+        return Plan(ruledsl.load(rule, **parameters).compile("torch"))
+    return Plan(rule.compile("torch"), parameters)
+
+
+def _survey(net: nn.Module) -> tuple[dict[str, WeightLayer], dict[str, str]]:
+    """The layers to convert by name, and the reasons why others with weights are not among them."""
+    layers: dict[str, WeightLayer] = {}
+    skipped: dict[str, str] = {}
+    for name, module in net.named_modules():
+        if isinstance(module, RuleLayer):
+            raise UserError(f"{name or 'the network'} already follows {module.plan.program.rule}: convert it only once")
+        if hasattr(module, "_orig_mod"):
+            raise UserError("the network is compiled already", "convert first: torch.compile(convert(net, rule))")
+        why = _obstacle(module)
+        if why:
+            skipped[name] = why
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            layers[name] = module
+    if not layers:
+        raise UserError(f"{type(net).__name__} has no Linear or Conv2d layer to convert")
+    if "forward" in net.__dict__:
+        raise UserError(f"{type(net).__name__} has a forward of its own, set on the object", "set it on the class")
+    return layers, skipped
+
+
+def _obstacle(module: nn.Module) -> str | None:
+    """Why a module with a weight of two or more axes can't follow a rule; None for others."""
+    own = list(module.parameters(recurse=False))
+    if any(isinstance(parameter, nn.UninitializedParameter) for parameter in own):
+        return f"{type(module).__name__} has no weights before its first batch"
+    if all(parameter.dim() < 2 for parameter in own):
+        return None
+    if type(module) is nn.Conv2d:
+        if module.padding_mode != "zeros":
+            return f"padding_mode={module.padding_mode!r}"
+        return None if symmetric_padding(module) else "padding='same' pads the two sides differently"
+    if type(module) in KINDS:
+        return None
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        return f"{type(module).__name__} computes something of its own"
+    return f"{type(module).__name__} is no Linear or Conv2d"
+
+
+def _classes(layers: Mapping[str, WeightLayer], plans: Mapping[str, Plan], seen: Mapping[str, Seen]) -> int | None:
+    """The number of outputs, where a rule asks for it."""
+    if not any(plan.reads_out for plan in plans.values()):
+        return None
+    for at in seen.values():
+        if at.classes is None:
+            raise UserError("the network's output is not [batch, classes], as a rule that reads e or target needs it")
+        return at.classes
+    dense = [layer.out_features for layer in layers.values() if isinstance(layer, nn.Linear)]
+    if not dense:
+        raise UserError("the rule reads e or target, and the number of classes is unknown", "give convert an example=")
+    return dense[-1]
+
+
+def _shapes(name: str, layer: WeightLayer, record: Record, seen: Mapping[str, Seen]) -> Shapes:
+    at = seen.get(name)
+    if at is not None:
+        return Shapes(record.classes, at.input_shape[1:], at.output_shape[1:], at.sends)
+    if isinstance(layer, nn.Linear):
+        return Shapes(record.classes, (layer.in_features,), (layer.out_features,), True)
+    return Shapes(record.classes, None, None, True)
+
+
+def _activations(
+    layers: Mapping[str, WeightLayer], plans: Mapping[str, Plan], given: Mapping[str, Phi | str]
+) -> dict[str, Phi | None]:
+    for name in given:
+        if name not in layers:
+            raise UserError(f"activations names {name!r}, which is no converted layer", suggest(name, layers))
+    found: dict[str, Phi | None] = {}
+    for name, layer in layers.items():
+        chosen = given.get(name, getattr(layer, "phi", None))
+        if isinstance(chosen, str):
+            named = _identity if chosen == "identity" else getattr(F, chosen, None) or getattr(torch, chosen, None)
+            if not callable(named):
+                raise UserError(f"torch.nn.functional has no activation {chosen!r}")
+            chosen = named
+        if chosen is None and plans[name].needs_phi:
+            where = name or "the network"
+            raise UserError(
+                f"{plans[name].program.rule} reads phi, and {where} declares no activation",
+                f"convert(..., activations={{{name!r}: torch.relu}})",
+            )
+        found[name] = chosen
+    return found
+
+
+def _identity(v: Tensor) -> Tensor:
+    return v
+
+
+def _check_names(
+    layers: Mapping[str, WeightLayer], plans: Mapping[str, Plan], tensors: Mapping[str, Mapping[str, object]]
+) -> None:
+    for name, layer in layers.items():
+        for tensor in tensors[name]:
+            if hasattr(layer, tensor) or hasattr(RuleLayer, tensor) or tensor in RuleLayer.__annotations__:
+                owner = type(layer).__name__
+                raise UserError(
+                    f"{plans[name].program.rule} calls a tensor `{tensor}`, and {owner} has a part of that name",
+                    "give it another name in the rule",
+                )
+
+
+def _check_phases(plans: Mapping[str, Plan], seen: Mapping[str, Seen]) -> None:
+    for name, plan in plans.items():
+        for phase in plan.driven:
+            if not any(call.role == "drive" for call in plan.phases.get(phase, ())):
+                raise UserError(f"{plan.program.rule}: `advance` has no activity for phase {phase}, which has no drive")
+            if name not in seen:
+                raise UserError(f"{plan.program.rule} drives every layer", "give convert an example= of an input batch")
+
+
+def _become(module: nn.Module) -> RuleLayer:
+    # The object stays the same, so that whoever holds it holds the converted layer.
+    module.__class__ = KINDS[type(module)]
+    assert isinstance(module, RuleLayer)
+    return module
+
+
+def weight_layers(net: nn.Module) -> Iterator[tuple[str, RuleLayer]]:
+    """The layers of a converted network that follow a rule, by name."""
+    for name, module in net.named_modules():
+        if isinstance(module, RuleLayer):
+            yield name, module

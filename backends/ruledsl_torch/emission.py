@@ -1,0 +1,154 @@
+"""How PyTorch writes each operation of the language: one line per operation. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ruledsl.emit import forms
+from ruledsl.emit.backend import Backend
+from ruledsl.emit.expressions import PRODUCT, Writer
+from ruledsl.emit.forms import Form
+from ruledsl.ir.nodes import Node
+
+
+def _on_tensor(function: str) -> Form:
+    """Functions that take no Python number: a number becomes a tensor of no dimensions."""
+
+    def form(writer: Writer, node: Node) -> str:
+        text = writer.write(node.args[0])
+        if writer.is_number(node.args[0]):
+            text = f"torch.tensor({text}, dtype=torch.float64)"
+        return f"torch.{function}({text})"
+
+    return form
+
+
+def _bounded(function: str, side: str) -> Form:
+    """min and max: by a number with `clamp`, of two tensors with `minimum` and `maximum`."""
+
+    def form(writer: Writer, node: Node) -> str:
+        texts = forms.arguments(writer, node)
+        numbers = [writer.is_number(arg) for arg in node.args]
+        if any(numbers):
+            value, bound = (texts[1], texts[0]) if numbers[0] else (texts[0], texts[1])
+            return f"torch.clamp({value}, {side}={bound})"
+        return f"torch.{function}({', '.join(texts)})"
+
+    return form
+
+
+def _where(writer: Writer, node: Node) -> str:
+    condition, then, otherwise = forms.arguments(writer, node)
+    if all(writer.is_number(arg) for arg in node.args[1:]):
+        # Two numbers say nothing of the element type: it is that of what the condition is about.
+        array = writer.first_array(node.args[0])
+        made = f"{array}.new_tensor({{}})" if array else "torch.tensor({}, dtype=torch.float64)"
+        then, otherwise = (made.format(forms.number(writer, arg)) for arg in node.args[1:])
+    return f"torch.where({condition}, {then}, {otherwise})"
+
+
+def _axis(node: Node) -> str:
+    return "0" if node.attrs[0] == "batch" else forms.units_axis(node)
+
+
+def _reduce(method: str, options: str = "") -> Form:
+    more = f", {options}" if options else ""
+
+    def form(writer: Writer, node: Node) -> str:
+        value = writer.write(node.args[0], 9)
+        if node.attrs[0] is None:
+            return f"{value}.{method}({options})"
+        if node.attrs[0] == "positions":
+            return f"{writer.use('layer')}.over_positions(torch.{method}, {writer.write(node.args[0])}{more})"
+        return f"{value}.{method}({_axis(node)}, keepdim=True{more})"
+
+    return form
+
+
+def _length(writer: Writer, node: Node) -> str:
+    value = writer.write(node.args[0])
+    if node.attrs[0] == "positions":
+        return f"{writer.use('layer')}.over_positions(torch.linalg.vector_norm, {value}).clamp(min=1e-6)"
+    return f"torch.linalg.vector_norm({value}, dim={_axis(node)}, keepdim=True).clamp(min=1e-6)"
+
+
+def _count(writer: Writer, node: Node) -> str:
+    value = writer.write(node.args[0], 9)
+    if node.attrs[0] is None:
+        return f"{value}.numel()"
+    if node.attrs[0] == "positions":
+        return f"{writer.use('layer')}.positions({writer.write(node.args[0])})"
+    return f"{value}.shape[{_axis(node)}]"
+
+
+def _full_like(writer: Writer, node: Node) -> str:
+    like, filling = node.args
+    value = writer.write(like)
+    if filling.constant in (0, 1):
+        return f"torch.{'ones' if filling.constant else 'zeros'}_like({value})"
+    if writer.is_number(filling):
+        return f"torch.full_like({value}, {writer.write(filling)})"
+    return f"(torch.ones_like({value}) * {writer.write(filling, PRODUCT + 1)})"
+
+
+def _fill(writer: Writer, node: Node) -> str:
+    return f"torch.full(shape, {forms.number(writer, node)})" if writer.is_number(node) else writer.write(node)
+
+
+def _random(method: str) -> Form:
+    def form(writer: Writer, node: Node) -> str:
+        numbers = ", ".join(forms.number(writer, arg) for arg in node.args)
+        return f"torch.empty(shape).{method}({numbers}, generator=generator)"
+
+    return form
+
+
+def _signs(writer: Writer, node: Node) -> str:
+    return f"1 - 2 * {_random('bernoulli_')(writer, node)}"
+
+
+BACKEND = Backend(
+    name="torch",
+    generator="generator=None",
+    templates=Path(__file__).parent / "templates",
+    reserved=frozenset(("torch",)),
+    operations={
+        "relu": forms.elementwise("torch.relu"),
+        "sign": forms.elementwise("torch.sign"),
+        "abs": forms.elementwise("torch.abs"),
+        "exp": _on_tensor("exp"),
+        "log": _on_tensor("log"),
+        "tanh": _on_tensor("tanh"),
+        "sqrt": _on_tensor("sqrt"),
+        "min": _bounded("minimum", "max"),
+        "max": _bounded("maximum", "min"),
+        "and": forms.logic("&"),
+        "or": forms.logic("|"),
+        "not": forms.elementwise("torch.logical_not"),
+        "where": _where,
+        "phi": forms.activation,
+        "dphi": forms.activation,
+        "apply": forms.applied("torch.tensordot({0}, {1}, dims={2})", "{0}.flatten(1) @ {1}.flatten(1).T"),
+        "outer": forms.outer("torch.tensordot({0}, {1}, dims=([0], [0]))"),
+        "dot": forms.dot,
+        "sq": forms.dot,
+        "norm": "torch.linalg.vector_norm({0})",
+        "total": lambda writer, node: f"{writer.write(node.args[0], 9)}.sum()",
+        "mean": _reduce("mean"),
+        "std": _reduce("std", "correction=0"),
+        "length": _length,
+        "count": _count,
+        "full_like": _full_like,
+        "summed": forms.summed,
+        "sum_k": forms.sum_over_layers,
+        "fill": _fill,
+    },
+    random={
+        "normal": _random("normal_"),
+        "uniform": _random("uniform_"),
+        "signs": _signs,
+        "orthogonal": "torch.nn.init.orthogonal_(torch.empty(shape), generator=generator)",
+        "zeros": "torch.zeros(shape)",
+        "ones": "torch.ones(shape)",
+    },
+)

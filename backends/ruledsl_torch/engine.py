@@ -1,0 +1,224 @@
+"""The training engine of the PyTorch backend; its contract is `ruledsl.training.engine.Engine`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ruledsl.architectures import Architecture
+from ruledsl.data import Batch
+from ruledsl.errors import UserError
+from ruledsl.program import TASK, Program
+from ruledsl.training import probes
+from ruledsl.training.config import Config, OptimizerConfig
+from ruledsl.training.engine import Diverged, Score, decaying_by_themselves
+from ruledsl.training.schedule import Clock
+from ruledsl_torch.conversion import convert
+from ruledsl_torch.layers import RuleLayer
+from ruledsl_torch.networks import activations, build
+from ruledsl_torch.record import Record, observe
+from ruledsl_torch.steps import advance
+
+State = dict[str, NDArray[Any]]
+
+
+class Engine:
+    """One network, one rule and its optimizers. Networks of one seed begin with the same W and b under every rule."""
+
+    def init(self, architecture: Architecture, rule: Program | None, output: Program | None, config: Config) -> None:
+        """See `ruledsl.training.engine.Engine.init`."""
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.architecture = architecture
+        self.net: nn.Module = build(architecture)
+        self.record: Record | None = None
+        if rule is not None:
+            # A generator of its own, derived from the seed: the rule's random values leave those of W as they are.
+            generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+            example = torch.zeros(2, *architecture.input_shape)
+            phis = activations(architecture)
+            convert(self.net, rule, output=output, example=example, activations=phis, generator=generator)
+            self.record = self.net.ruledsl  # type: ignore[assignment]
+        self.optimizers = self._optimizers(config)
+        self.rates = {TASK: config.optimizer.lr, **{name: c.lr for name, c in config.optimizers.items()}}
+        self.forward = torch.compile(self.net) if config.compile else self.net
+
+    def step(self, phase: str, batch: Batch, rates: float, clock: Clock) -> Score:
+        """See `ruledsl.training.engine.Engine.step`."""
+        if phase != TASK:
+            raise UserError(f"the PyTorch engine cannot run the phase `{phase}`: it knows the phase `{TASK}` alone")
+        images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
+        self._set_rates(rates)
+        if self.record is not None:
+            rate = rates * self.rates[TASK]
+            observe(self.net, target=labels, epoch=clock.epoch, progress=clock.progress, lr=rate)
+        self.net.train()
+        logits = self.forward(images)
+        loss = functional.cross_entropy(logits, labels)
+        score = _score(logits, labels, loss.item())
+        if not np.isfinite(score.loss):
+            raise Diverged(score.loss, self._where(images))
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        if self.record is not None:
+            advance(self.net)
+        return score
+
+    def evaluate(self, batches: Iterable[Batch]) -> Score:
+        """See `ruledsl.training.engine.Engine.evaluate`."""
+        self.net.eval()
+        loss, wrong, count = 0.0, 0, 0
+        with torch.no_grad():
+            for batch in batches:
+                logits, labels = self.net(torch.from_numpy(batch.images)), torch.from_numpy(batch.labels)
+                score = _score(logits, labels, functional.cross_entropy(logits, labels, reduction="sum").item())
+                loss, wrong, count = loss + score.loss, wrong + score.wrong, count + score.images
+        return Score(loss / count, wrong, count)
+
+    def probe(self) -> dict[str, float]:
+        """See `ruledsl.training.engine.Engine.probe`."""
+        found: dict[str, float] = {}
+        for name, layer in self._layers():
+            for tensor in layer.plan.program.tensors:
+                value = layer.tensor(tensor.name)
+                if tensor.space == ("post", "pre") and value is not None and value.shape == layer.W.shape:
+                    found |= probes.measure(name, tensor.name, _array(layer.W), _array(value))
+        return found
+
+    def state(self) -> State:
+        """See `ruledsl.training.engine.Engine.state`."""
+        state = {f"network.{name}": _copy(value) for name, value in self.net.state_dict().items()}
+        for which, optimizer in self.optimizers.items():
+            for index, values in optimizer.state_dict()["state"].items():
+                for name, value in values.items():
+                    if value is not None:
+                        state[f"optimizer.{which}.{index}.{name}"] = _copy(torch.as_tensor(value))
+        state["random"] = _copy(torch.get_rng_state())
+        if self.record is not None:
+            rule = self.record.state()
+            state["rule.step"] = np.array(rule["step"])
+            state |= {f"rule.clock.{name}": np.array(value) for name, value in rule["clock"].items()}
+            state["rule.generator"] = _copy(rule["generator"])
+            state |= {f"rule.others.{device}": _copy(value) for device, value in rule["others"].items()}
+        return state
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """See `ruledsl.training.engine.Engine.load_state`."""
+        tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+        self.net.load_state_dict(_below("network.", tensors))
+        for which, optimizer in self.optimizers.items():
+            values: dict[int, dict[str, Tensor]] = {}
+            for path, value in _below(f"optimizer.{which}.", tensors).items():
+                index, name = path.split(".", 1)
+                values.setdefault(int(index), {})[name] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
+        torch.set_rng_state(tensors["random"])
+        if self.record is not None:
+            self.record.load_state(
+                {
+                    "step": int(tensors["rule.step"]),
+                    "clock": {name: float(value) for name, value in _below("rule.clock.", tensors).items()},
+                    "generator": tensors["rule.generator"],
+                    "others": _below("rule.others.", tensors),
+                }
+            )
+
+    def _layers(self) -> Iterator[tuple[str, RuleLayer]]:
+        if self.record is not None:
+            yield from self.record.layers.items()
+
+    def _optimizers(self, config: Config) -> dict[str, torch.optim.Optimizer]:
+        """One for each name that receives parameters; the task's has everything that no other one has."""
+        receives: dict[str, list[nn.Parameter]] = {}
+        if self.record is not None:
+            receives = {name: list(self.record.received_by(name)) for name in config.optimizers}
+        elsewhere = {id(p) for parameters in receives.values() for p in parameters}
+        receives[TASK] = [p for p in self.net.parameters() if id(p) not in elsewhere]
+        decaying = {
+            id(layer.tensor(name)) for _, layer in self._layers() for name in decaying_by_themselves(layer.plan.program)
+        }
+        settings = {TASK: config.optimizer, **config.optimizers}
+        return {
+            name: _optimizer(
+                settings[name],
+                [p for p in parameters if id(p) not in decaying],
+                [p for p in parameters if id(p) in decaying],
+            )
+            for name, parameters in receives.items()
+            if parameters
+        }
+
+    def _set_rates(self, factor: float) -> None:
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = factor * self.rates[name]
+
+    def _where(self, images: Tensor) -> str:
+        """The layer in which a number that is not finite appeared first.
+
+        Weights are looked at from the output down, the way that errors travel; then activity from the input up.
+        """
+        for path in reversed(list(self.architecture.activations())):
+            module = self.net.get_submodule(path)
+            for name, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+                if not torch.isfinite(value).all():
+                    return f"layer {path}: its {name}"
+        overflown: list[str] = []
+
+        def look(path: str, output: Tensor) -> None:
+            if not torch.isfinite(output).all():
+                overflown.append(path)
+
+        hooks = [
+            module.register_forward_hook(lambda module, inputs, output, path=path: look(path, output))
+            for path, module in self.net.named_modules()
+            if path and not list(module.children())
+        ]
+        try:
+            with torch.no_grad():
+                self.net(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return f"layer {overflown[0]}: its activity" if overflown else "the loss itself"
+
+
+def _optimizer(
+    config: OptimizerConfig, parameters: list[nn.Parameter], decaying: list[nn.Parameter]
+) -> torch.optim.Optimizer:
+    groups: list[dict[str, Any]] = [{"params": parameters}, {"params": decaying, "weight_decay": 0.0}]
+    filled = [group for group in groups if group["params"]]
+    if config.name == "adam":
+        return torch.optim.Adam(
+            filled, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+        )
+    return torch.optim.SGD(
+        filled, config.lr, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay
+    )
+
+
+def _score(logits: Tensor, labels: Tensor, loss: float) -> Score:
+    return Score(loss, int((logits.argmax(1) != labels).sum()), len(labels))
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.detach().cpu().numpy()
+    return array
+
+
+def _copy(tensor: Tensor) -> NDArray[Any]:
+    return np.array(tensor.detach().cpu().numpy())
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,64 @@
+"""One batch through a network before it is converted, which leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a layer met: shapes [batch, ...]; `sends`: its input depends on parameters, so that an error can go there;
+    `classes` of the network's output [batch, classes], or None for an output of another shape."""
+
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    sends: bool
+    classes: int | None = None
+
+
+def rehearse(net: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> dict[str, Seen]:
+    """What every layer meets, in the order in which they run first. Training state, gradients, randomness stay."""
+    met: dict[str, Seen] = {}
+
+    def meet(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if name in met:
+            sends = met[name].sends or inputs[0].requires_grad
+            met[name] = Seen(met[name].input_shape, met[name].output_shape, sends)
+        else:
+            met[name] = Seen(tuple(inputs[0].shape), tuple(output.shape), inputs[0].requires_grad)
+
+    hooks = [module.register_forward_hook(partial(meet, name)) for name, module in layers.items()]
+    try:
+        with _untouched(net), torch.enable_grad():
+            output = net(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    classes = output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None
+    return {name: Seen(seen.input_shape, seen.output_shape, seen.sends, classes) for name, seen in met.items()}
+
+
+@contextmanager
+def _untouched(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode, with every parameter free: a layer frozen now may learn, and be sent errors, later."""
+    training = [(module, module.training) for module in net.modules()]
+    parameters = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
+    devices = {parameter.device.index for parameter, _ in parameters if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(index for index in devices if index is not None)):
+        try:
+            net.eval()
+            for parameter, _ in parameters:
+                parameter.requires_grad_(True)
+            yield
+        finally:
+            for parameter, learns in parameters:
+                parameter.requires_grad_(learns)
+            for module, mode in training:
+                module.training = mode

@@ -1,0 +1,487 @@
+"""Type a flat definition: every declaration and statement, in one `Scope`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ruledsl.analysis import names
+from ruledsl.analysis.expressions import Lazy, Scope
+from ruledsl.analysis.resolve import Flat, Located, check_new_name
+from ruledsl.analysis.typed import Declared, Interval, Parameter, TypedPhase, TypedRule, Update
+from ruledsl.diagnostics import Diagnostics, Text
+from ruledsl.ir import nodes
+from ruledsl.ir.nodes import Node, Place, walk
+from ruledsl.ir.types import OUT, PARAMETER, POST, PRE, SCALAR, Space, Type, activity, map_between, per_unit, synapses_exist
+from ruledsl.language import tree
+from ruledsl.program import AFTER_STEP, TASK
+
+Values = Mapping[str, float | bool]
+
+
+def check_types(flat: Flat, values: Values, diagnostics: Diagnostics, *, inlined_as: str = "") -> TypedRule:
+    """Type everything in a definition; `values` replace the defaults of its parameters."""
+    return _Checker(flat, values, diagnostics, inlined_as).check()
+
+
+class _Checker:
+    """Goes through the items of one definition in order; the order of what it does, not of the items, matters."""
+
+    def __init__(self, flat: Flat, values: Values, diagnostics: Diagnostics, inlined_as: str) -> None:
+        self.flat, self.values, self.diagnostics, self.inlined_as = flat, values, diagnostics, inlined_as
+        self.kind = flat.definition.kind
+        self.scope = Scope(self.kind, diagnostics, flat.text)
+        self.rule = TypedRule(flat, {}, {}, {})
+
+    def check(self) -> TypedRule:
+        for located in self.flat.of(tree.Param):
+            self._param(located)
+        for located in self.flat.of(tree.Declaration):
+            self._declare(located)
+        self.scope.lets.update(_lets(self.flat.items))
+        for located in self.flat.of(tree.Declaration):
+            self._initial(located)
+        self.rule.phases[TASK] = TypedPhase(TASK, Place(self.flat.definition.span, self.flat.text))
+        for located in self.flat.of(tree.Phase):
+            assert isinstance(located.item, tree.Phase)
+            name = located.item.name.id
+            if name in (TASK, "init"):
+                self._add("E0203", located.item.name.span, located.text, name=name, meaning="a phase that every rule has")
+            self.rule.phases[name] = TypedPhase(name, located.place(located.item.name.span))
+        self._statements(self.flat.items, self.rule.phases[TASK], self.scope, None)
+        for located in self.flat.items:
+            self._let_types(located)
+        self._schedule()
+        self._optimizers()
+        self._constraints()
+        self._unknown_values()
+        if self.kind == "optimizer" and not any("p" in u.targets for u in self.rule.phases[TASK].updates):
+            self._add("E0228", self.flat.definition.name.span, self.flat.text, help="p <- p - lr * g")
+        return self.rule
+
+    def _add(self, code: str, span: tree.Span, text: Text, help: str | None = None, **values: object) -> None:
+        self.diagnostics.add(code, span, help=help, text=text, **values)
+
+    # --- parameters ---
+
+    def _constant(self, expr: tree.Expr, text: Text) -> float | bool | None:
+        node = self.scope.at(text).expression(expr)
+        if node is None:
+            return None
+        value = self.scope.static_value(node)
+        if value is None:
+            read = sorted(nodes.reads(node)) or ["what happens during the training"]
+            self._add("E0208", expr.span, text, reason=", ".join(f"`{name}`" for name in read))
+        return value
+
+    def _param(self, located: Located) -> None:
+        item, text = located
+        assert isinstance(item, tree.Param)
+        value = self._constant(item.default, text)
+        interval = None
+        if item.interval:
+            low, high = self._constant(item.interval.low, text), self._constant(item.interval.high, text)
+            if low is not None and high is not None:
+                interval = Interval(float(low), float(high), item.interval.low_closed, item.interval.high_closed)
+        name = item.name.id
+        if value is not None and interval and value not in interval:
+            self._add("E0211", item.default.span, text, name=name, value=_spelled(value), interval=interval)
+        value = self.values.get(name, value)
+        if value is None:
+            value = 0.0
+        if isinstance(value, bool) and not item.static:
+            help = "write `static param` for a switch"
+            self._add("E0319", item.default.span, text, help, what=f"`{name}`", wanted="a number", found="a condition")
+        self.rule.parameters[name] = Parameter(name, value, interval, item.doc, item.static, located.place())
+        if item.static:
+            self.scope.constants[name] = value
+        else:
+            self.scope.scalars.add(name)
+
+    def _unknown_values(self) -> None:
+        """Parameters that the caller set: they must exist; whether they lie in their interval is checked here too."""
+        for name, value in self.values.items():
+            parameter = self.rule.parameters.get(name)
+            span, text = self.flat.definition.name.span, self.flat.text
+            if parameter is None:
+                help = names.suggestion(name, self.rule.parameters) or _listed(self.rule.parameters)
+                self._add("E0224", span, text, help, name=self.flat.name, parameter=name)
+            elif parameter.interval and value not in parameter.interval:
+                place, interval = parameter.place, parameter.interval
+                self._add("E0211", place.span, place.text, name=name, value=_spelled(value), interval=interval)
+
+    # --- declarations ---
+
+    def _space(self, ref: tree.SpaceRef, text: Text) -> Space | None:
+        if ref.id not in names.SPACES:
+            self._add("E0318", ref.span, text, names.suggestion(ref.id, names.SPACES) or "pre, post or out", name=ref.id)
+            return None
+        if ref.index and ref.id != "post":
+            self._add("E0321", ref.span, text)
+            return None
+        return {"pre": PRE, "post": POST, "out": OUT}[ref.id] if not ref.index else Space("post", ref.index)
+
+    def _type(self, ref: tree.TypeRef, text: Text) -> Type | None:
+        if ref.source is None:
+            if ref.target.id == "scalar" and not ref.target.index:
+                return SCALAR
+            if ref.target.id == "p" and self.kind == "optimizer":
+                return PARAMETER
+            if self.kind == "optimizer":
+                self._add("E0318", ref.target.span, text, "an optimizer knows `p` and `scalar`", name=ref.target.id)
+                return None
+            space = self._space(ref.target, text)
+            if space and space.index:
+                self._add("E0321", ref.target.span, text)
+                return None
+            return per_unit(space) if space else None
+        source, target = self._space(ref.source, text), self._space(ref.target, text)
+        if source is None or target is None:
+            return None
+        if target.index or (source.index and target != PRE):
+            self._add("E0321", ref.span, text)
+            return None
+        if not synapses_exist(source, target):
+            help = "synapses connect pre with post, and out with pre or post"
+            self._add("E0308", ref.span, text, help, source=source, target=target)
+            return None
+        return map_between(source, target)
+
+    def _declare(self, located: Located) -> None:
+        item, text = located
+        assert isinstance(item, tree.Declaration)
+        type = self._type(item.type, text)
+        if type is None:
+            type = Type("map", PRE, POST) if item.type.source else SCALAR
+        self.scope.declared[item.name.id] = type
+        if type.source and type.source.index:
+            self.scope.families.add(item.name.id)
+
+    def _initial(self, located: Located) -> None:
+        item, text = located
+        assert isinstance(item, tree.Declaration)
+        name, type, scope = item.name.id, self.scope.declared[item.name.id], self.scope.at(text)
+        if item.kind in ("weight", "fresh") and not item.random:
+            help = "write `~ normal(0, 1)`, for example; `fixed` and `state` can start from an expression"
+            self._add("E0218", item.initial.span, text, help)
+            return
+        if item.random:
+            initial = scope.distribution(item.initial, type)
+        else:
+            initial = scope.expression(item.initial)
+            if initial is not None and not _fits(initial.type, type):
+                values = {"what": f"`{name}`", "wanted": type.in_words, "found": initial.type.in_words}
+                self._add("E0319", item.initial.span, text, _transposed_help(initial.type, type, item.initial), **values)
+                return
+        if initial is None:
+            return
+        self._available(initial, "before the first step", signals=())
+        declared = Declared(name, item.kind, type, initial, item.doc, located.place(item.name.span))
+        self.rule.declared[name] = declared
+
+    # --- statements ---
+
+    def _statements(
+        self, items: Iterable[Located], phase: TypedPhase, scope: Scope, condition: Node | None, top: bool = True
+    ) -> None:
+        for located in items:
+            item, text = located
+            match item:
+                case tree.Feedback() if self.kind == "rule" and phase.name == TASK:
+                    self._feedback(item, phase, scope.at(text), condition)
+                case tree.Grad() if self.kind == "rule":
+                    self._grad(item, phase, scope.at(text), condition)
+                case tree.Assign():
+                    self._assign(item, phase, scope.at(text), condition)
+                case tree.Minimize() if self.kind == "rule":
+                    self._minimize(item, phase, scope.at(text), condition)
+                case tree.When():
+                    self._when(item, phase, scope.at(text), condition)
+                case tree.Drive() if phase.name not in (TASK, AFTER_STEP):
+                    self._drive(item, phase, scope.at(text))
+                case tree.Phase() if top and self.kind == "rule":
+                    self._body(item.body, text, self.rule.phases[item.name.id], scope)
+                case tree.AfterStep() if top and self.kind != "optimizer":
+                    after = self.rule.phases.setdefault(AFTER_STEP, TypedPhase(AFTER_STEP, located.place()))
+                    self._body(item.body, text, after, scope)
+                case tree.Let() | tree.Primitive():
+                    pass
+                case tree.Feedback() | tree.Grad() | tree.Minimize() | tree.Drive() | tree.Phase() | tree.AfterStep():
+                    self._misplaced(located, phase, top)
+                case tree.Schedule() | tree.Use() | tree.OptimizerChoice() if not top or self.kind != "rule":
+                    self._misplaced(located, phase, top)
+                case tree.Param() | tree.Declaration() | tree.Locality() | tree.Extends() | tree.Source() if not top:
+                    self._misplaced(located, phase, top)
+                case tree.Declaration() if self.kind == "optimizer" and item.kind in ("weight", "fixed"):
+                    self._misplaced(located, phase, top)
+                case _:
+                    pass
+
+    def _misplaced(self, located: Located, phase: TypedPhase, top: bool) -> None:
+        words = {
+            tree.AfterStep: "after step",
+            tree.OptimizerChoice: "optimizer",
+            tree.Declaration: getattr(located.item, "kind", ""),
+        }
+        item = words.get(type(located.item), type(located.item).__name__.lower())
+        where = f"a {self.kind}" if top and self.kind != "rule" else "the body of a rule" if top else f"`{phase.name}`"
+        where = where.replace("a optimizer", "an optimizer")
+        help = "`drive` belongs into a `phase`" if isinstance(located.item, tree.Drive) else None
+        self._add("E0216", located.item.span, located.text, help, item=item, where=where)
+
+    def _body(self, body: tuple[tree.Item, ...], text: Text, phase: TypedPhase, scope: Scope) -> None:
+        located = [Located(item, text) for item in body]
+        self._new_names(located)
+        self._statements(located, phase, scope.inner(_lets(located), text), None, top=False)
+
+    def _new_names(self, items: list[Located]) -> None:
+        seen: dict[str, int] = {}
+        for located in items:
+            if isinstance(located.item, tree.Let | tree.Primitive):
+                name = located.item.name
+                check_new_name(name, self.kind, located.text, self.diagnostics)
+                first = seen.setdefault(name.id, name.span.line)
+                taken = name.id in (*self.scope.declared, *self.scope.scalars, *self.scope.constants, *self.scope.lets)
+                if first != name.span.line or taken:
+                    self._add("E0202", name.span, located.text, name=name.id)
+
+    def _expect(self, node: Node | None, type: Type, what: str, expr: tree.Expr, text: Text) -> Node | None:
+        if node is None or _fits(node.type, type):
+            return node
+        help = _transposed_help(node.type, type, expr)
+        self._add("E0319", expr.span, text, help, what=what, wanted=type.in_words, found=node.type.in_words)
+        return None
+
+    def _feedback(self, item: tree.Feedback, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:
+        if item.slot.id != "send":
+            help = "write `feedback send = ...`"
+            self._add("E0201", item.slot.span, scope.text, help, name=item.slot.id)
+            return
+        node = self._expect(scope.expression(item.value), activity(PRE), "what a layer sends", item.value, scope.text)
+        if node is not None:
+            self._available(node, "in the task phase", names.SIGNALS)
+            phase.sends.append((condition, node))
+
+    def _target(self, target: tree.Ident, text: Text, kinds: tuple[str, ...]) -> Type | None:
+        """The type of something that can be changed, or None after reporting why it cannot."""
+        name = target.id
+        if self.kind == "optimizer" and name == "p":
+            return PARAMETER
+        if self.kind != "optimizer" and name in names.FORWARD:
+            return names.FORWARD[name]
+        for located in self.flat.of(tree.Declaration):
+            assert isinstance(located.item, tree.Declaration)
+            if located.item.name.id == name:
+                if located.item.kind in kinds:
+                    return self.scope.declared[name]
+                means = {"fixed": "fixed: it keeps its first value", "fresh": "drawn anew at every step"}
+                help = {"fixed": "declare it as `weight` or `state`", "fresh": None}.get(located.item.kind)
+                meaning = means.get(located.item.kind, f"a {located.item.kind}: only `<-` changes it")
+                self._add("E0214", target.span, text, help, name=name, meaning=meaning)
+                return None
+        known = [*self.scope.declared, *(names.FORWARD if self.kind != "optimizer" else ["p"])]
+        if name in self.scope.lets or name in self.scope.scalars or name in self.scope.constants or name in names.RESERVED:
+            meaning = names.meaning(name) if name in names.RESERVED else "no weight and no state"
+            self._add("E0214", target.span, text, name=name, meaning=meaning)
+        else:
+            self._add("E0201", target.span, text, names.suggestion(name, known), name=name)
+        return None
+
+    def _update(self, update: Update, phase: TypedPhase) -> None:
+        for other in phase.updates:
+            alike = other.kind != "minimize" and update.kind != "minimize" and other.condition is update.condition
+            by = other.optimizer == update.optimizer or "assign" in (other.kind, update.kind)
+            if alike and by and other.targets == update.targets and other.place != update.place:
+                help = f"the first one is in line {other.place.span.line}"
+                what = f"the update of `{update.targets[0]}`"
+                self._add("E0215", update.place.span, update.place.text, help, what=what)
+                return
+        phase.updates.append(update)
+
+    def _stored(self, node: Node | None, type: Type, name: str, expr: tree.Expr, text: Text) -> Node | None:
+        """A value to be stored in a tensor: of its type, or an activity that is summed over batch and positions."""
+        if node is not None and type.kind == "vector" and node.type.kind == "vector":
+            if node.type.target == type.target and "units" in node.type.axes and not node.type.boolean:
+                return node
+        return self._expect(node, type, f"the new `{name}`", expr, text)
+
+    def _grad(self, item: tree.Grad, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:
+        type = self._target(item.target, scope.text, ("weight",))
+        value = scope.expression(item.value)
+        if type is None:
+            return
+        value = self._stored(value, type, item.target.id, item.value, scope.text)
+        if value is not None:
+            place = Place(item.span, scope.text)
+            optimizer = self._by(item.by, scope.text)
+            self._update(Update("grad", (item.target.id,), value, optimizer, condition, place), phase)
+
+    def _assign(self, item: tree.Assign, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:
+        type = self._target(item.target, scope.text, ("weight", "state"))
+        value = scope.expression(item.value)
+        if type is None:
+            return
+        value = self._stored(value, type, item.target.id, item.value, scope.text)
+        if value is not None:
+            place = Place(item.span, scope.text)
+            self._update(Update("assign", (item.target.id,), value, TASK, condition, place), phase)
+
+    def _by(self, by: tree.Ident | None, text: Text) -> str:
+        if by is None or by.id == TASK:
+            return TASK
+        if not any(located.item.slot.id == by.id for located in self.flat.of(tree.OptimizerChoice)):  # type: ignore[union-attr]
+            help = f"declare it: `optimizer {by.id} = adam(lr = 0.001)`"
+            self._add("E0223", by.span, text, help, name=by.id)
+        return by.id
+
+    def _minimize(self, item: tree.Minimize, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:
+        energy = scope.expression(item.energy)
+        targets: list[str] = []
+        for over in item.over:
+            known = self._target(over, scope.text, ("weight",))
+            if over.id in targets:
+                self._add("E0215", over.span, scope.text, what=f"`{over.id}`")
+            elif known is not None:
+                targets.append(over.id)
+        optimizer = self._by(item.by, scope.text)
+        if energy is None:
+            return
+        if energy.type != SCALAR:
+            help = "`dot`, `sq` or `norm` make a scalar"
+            self._add("E0401", item.energy.span, scope.text, help, found=energy.type.in_words)
+            return
+        place = Place(item.span, scope.text)
+        self._update(Update("minimize", tuple(targets), energy, optimizer, condition, place), phase)
+
+    def _when(self, item: tree.When, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:
+        own = scope.expression(item.condition)
+        located = [Located(inner, scope.text) for inner in item.body]
+        self._new_names(located)
+        inner = scope.inner(_lets(located))
+        if own is None:
+            self._statements(located, TypedPhase(phase.name, phase.place), inner, None, top=False)
+            return
+        if own.type != SCALAR.condition:
+            help = "`when` switches the whole layer; `if ... then ... else` chooses per synapse"
+            span = item.condition.span
+            values = {"what": "the condition of `when`", "wanted": "a scalar condition", "found": own.type.in_words}
+            self._add("E0319", span, scope.text, help, **values)
+            return
+        static = scope.static_value(own)
+        if static is not None:
+            target = phase if static else TypedPhase(phase.name, phase.place)
+            self._statements(located, target, inner, condition, top=False)
+            return
+        both = own if condition is None else scope.build("and", (condition, own), (), Place(item.span, scope.text))
+        self._statements(located, phase, inner, both, top=False)
+
+    def _drive(self, item: tree.Drive, phase: TypedPhase, scope: Scope) -> None:
+        if item.signal.id != "x":
+            self._add("E0214", item.signal.span, scope.text, "only `x` can be driven", name=item.signal.id, meaning="no input")
+            return
+        node = scope.distribution(item.value, activity(PRE))
+        if node is not None:
+            self._available(node, "in a `drive`", ())
+            phase.drives["x"] = node
+
+    def _available(self, node: Node, where: str, signals: Iterable[str]) -> None:
+        allowed = set(signals)
+        for part in walk(node):
+            if part.op == "signal" and str(part.attrs[0]) not in allowed and part.place:
+                self._add("E0213", part.place.span, part.place.text, name=part.attrs[0], where=where)
+
+    def _let_types(self, located: Located) -> None:
+        """A name that nothing reads is typed all the same, so that its mistakes are found."""
+        item, text = located
+        if isinstance(item, tree.Let | tree.Primitive):
+            node = self.scope._let(self.scope.lets[item.name.id], tree.Name(span=item.span, id=item.name.id))
+            if isinstance(item, tree.Primitive) and node is not None and node.type != SCALAR:
+                self._add("E0401", item.value.span, text, "`dot`, `sq` or `norm` make a scalar", found=node.type.in_words)
+
+    # --- composition ---
+
+    def _schedule(self) -> None:
+        for located in self.flat.of(tree.Schedule):
+            item, text = located
+            assert isinstance(item, tree.Schedule)
+            self.rule.schedule = item
+            kinds = [type(entry) for entry in item.entries]
+            if tree.Each in kinds and tree.Alternate in kinds:
+                self._add("E0222", item.span, text, problem="says both `each step` and `alternate`")
+            if kinds.count(tree.Each) > 1 or kinds.count(tree.Alternate) > 1:
+                self._add("E0222", item.span, text, problem="says twice what happens in every step")
+            for number, entry in enumerate(item.entries):
+                if isinstance(entry, tree.First):
+                    count = self._constant(entry.count, text)
+                    if count is not None and (count < 0 or isinstance(count, bool)):
+                        self._add("E0222", entry.count.span, text, problem="needs a number of epochs that is not negative")
+                    self.rule.schedule_counts[number] = float(count or 0)
+                for phase in entry.phases:
+                    if phase.id not in self.rule.phases or phase.id == AFTER_STEP:
+                        known = [name for name in self.rule.phases if name != AFTER_STEP]
+                        help = names.suggestion(phase.id, known) or _listed(known)
+                        self._add("E0212", phase.span, text, help, name=phase.id)
+
+    def _arguments(self, keywords: tuple[tree.Keyword, ...], text: Text, other: Flat) -> dict[str, float | bool]:
+        values: dict[str, float | bool] = {}
+        known = {located.item.name.id for located in other.of(tree.Param)}  # type: ignore[union-attr]
+        for keyword in keywords:
+            if keyword.name.id not in known and not (keyword.name.id == "lr" and other.definition.kind == "optimizer"):
+                help = names.suggestion(keyword.name.id, known) or _listed(known)
+                self._add("E0224", keyword.name.span, text, help, name=other.name, parameter=keyword.name.id)
+                continue
+            value = self._constant(keyword.value, text)
+            if value is not None:
+                values[keyword.name.id] = value
+        return values
+
+    def _optimizers(self) -> None:
+        for slot, (located, other) in self.flat.optimizers.items():
+            item = located.item
+            assert isinstance(item, tree.OptimizerChoice)
+            for argument in item.value.args:
+                expected = "its parameters by name, such as `lr = 0.1`"
+                self._add("E0210", argument.span, located.text, function=other.name, expected=expected, found="this has no name")
+            values = self._arguments(item.value.keywords, located.text, other)
+            self.rule.optimizers[slot] = (other.name, values)
+            parameters = {k: v for k, v in values.items() if k != "lr"}
+            check_types(other, parameters, self.diagnostics)
+
+    def _constraints(self) -> None:
+        for located, other in self.flat.used:
+            assert isinstance(located.item, tree.Use)
+            values = self._arguments(located.item.keywords, located.text, other)
+            self.rule.constraints.append(check_types(other, values, self.diagnostics, inlined_as=other.name))
+
+
+def _lets(items: Iterable[Located]) -> dict[str, Lazy]:
+    return {
+        located.item.name.id: Lazy(located.item.name, located.item.value, located.text)
+        for located in items
+        if isinstance(located.item, tree.Let | tree.Primitive)
+    }
+
+
+def _fits(found: Type, wanted: Type) -> bool:
+    """Whether a value of one type can stand where another is wanted: a scalar can stand for a value everywhere."""
+    if found.boolean:
+        return False
+    if found.kind == "scalar":
+        return True
+    if found.kind == wanted.kind == "vector" and found.target == wanted.target:
+        return found.axes <= wanted.axes
+    return found == wanted
+
+
+def _transposed_help(found: Type, wanted: Type, expr: tree.Expr) -> str | None:
+    if found.kind == wanted.kind == "map" and found.transposed == wanted:
+        return "transpose it: add `.T`"
+    return None
+
+
+def _spelled(value: float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
+
+
+def _listed(known: Iterable[str]) -> str | None:
+    ordered = sorted(known)
+    return f"there is {', '.join(f'`{name}`' for name in ordered)}" if ordered else None

@@ -1,0 +1,161 @@
+"""Flow: what every synapse would have to know, from the equations themselves (DESIGN, section 4).
+
+Labels go through the equations by the flow rules of the operations; what weights and states remember is iterated to a
+fixed point, so that a value copied into a state first is found where the state is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ruledsl.ir.equations import Equation, Equations
+from ruledsl.ir.labels import BROADCAST, NOTHING, TRANSPORT, Key, Labels, Mark, join, label
+from ruledsl.ir.nodes import Node, Place, walk
+from ruledsl.ir.operations import OPERATIONS
+from ruledsl.ir.types import Type
+
+Verdict = Literal["local", "nonlocal"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the transport ledger: information that reaches `sink` although it is not its own.
+
+    source   a map, or the activity that is pooled or broadcast
+    channel  value, sign, norm, reverse, pool(batch), pool(units), pool(positions) or broadcast
+    phase    where it happens: `task`, `after step`, `init`, or a phase of the rule
+    term     the text of the term that needs it, in line `line`, column `column`
+    """
+
+    source: str
+    sink: str
+    channel: str
+    phase: str
+    place: Place
+    term: str
+
+    @property
+    def line(self) -> int:
+        """The line of the term, from 1."""
+        return self.place.span.line
+
+    @property
+    def column(self) -> int:
+        """The column of the term, from 1."""
+        return self.place.span.column
+
+    @property
+    def flow(self) -> str:
+        """`sign(W)`, `pool(batch)`, `broadcast(e)`: as a contract writes it."""
+        return self.channel if self.channel.startswith("pool") else f"{self.channel}({self.source})"
+
+
+Ledger = tuple[Entry, ...]
+
+
+def verdict(ledger: Ledger) -> Verdict:
+    """`nonlocal` when any entry transports what a weight is; pools and broadcasts alone leave a rule local."""
+    return "nonlocal" if any(entry.channel in TRANSPORT for entry in ledger) else "local"
+
+
+def trace_flow(equations: Equations) -> Ledger:
+    """The transport ledger of a rule, in the order of phases and sinks."""
+    flow = _Flow(equations)
+    flow.iterate()
+    entries: dict[tuple[str, str, str, str], Entry] = {}
+    for equation in equations.equations:
+        if equation.role in ("draw", "drive"):
+            continue
+        for (source, channel), mark in flow.labels_of(equation.value).items():
+            if flow.is_own(source, channel, equation):
+                continue
+            place = mark.place or equation.place
+            assert place is not None
+            entry = Entry(source, equation.target, channel, equation.phase, place, place.snippet)
+            entries.setdefault((source, channel, equation.target, equation.phase), entry)
+    return tuple(entries.values())
+
+
+class _Flow:
+    """The labels of every node, and what every weight and state remembers."""
+
+    def __init__(self, equations: Equations) -> None:
+        self.equations = equations
+        self.content: dict[str, Labels] = {}
+        self.memo: dict[int, Labels] = {}
+
+    def iterate(self) -> None:
+        """Until nothing more is learned: labels only ever grow, and there are finitely many."""
+        while True:
+            before = {name: frozenset(labels) for name, labels in self.content.items()}
+            self.memo = {}
+            for equation in self.equations.equations:
+                if equation.role in ("grad", "assign", "init", "draw"):
+                    labels = self.labels_of(equation.value)
+                    self.content[equation.target] = join((self.content.get(equation.target, NOTHING), labels))
+            if before == {name: frozenset(labels) for name, labels in self.content.items()}:
+                return
+
+    def labels_of(self, root: Node) -> Labels:
+        """Everything that the value of a node can depend on."""
+        for node in walk(root):
+            if id(node) not in self.memo:
+                self.memo[id(node)] = self._labels(node)
+        return self.memo[id(root)]
+
+    def _labels(self, node: Node) -> Labels:
+        if node.op == "tensor":
+            return self._tensor(node)
+        if node.op == "signal":
+            name, index = node.attrs
+            if name in ("e", "target") or index:
+                return label(f"{name}[{index}]" if index else str(name), BROADCAST, node.place)
+            return NOTHING
+        if node.op in ("const", "scalar"):
+            return NOTHING
+        if node.op == "random":
+            return join(self.memo[id(arg)] for arg in node.args)
+        return OPERATIONS[node.op].flow(node, lambda arg: self.memo[id(arg)])
+
+    def _tensor(self, node: Node) -> Labels:
+        """Reading a tensor where it lives: its own value and whatever it remembers."""
+        name = str(node.attrs[0])
+        mapped = node.type.kind in ("map", "parameter")
+        remembered: dict[Key, Mark] = {
+            key: Mark(mapped, mark.place)
+            for key, mark in self.content.get(name, NOTHING).items()
+            if key[0] != name and not (mark.own and self._constant(key[0]))
+        }
+        if not mapped:
+            return remembered
+        return {(name, "value"): Mark(True, node.place), **remembered}
+
+    def _constant(self, source: str) -> bool:
+        """A synapse's own constants and its own noise are part of what it has become, not news from elsewhere."""
+        declared = self.equations.tensors.get(source)
+        return declared is not None and declared.kind in ("fixed", "fresh")
+
+    def is_own(self, source: str, channel: str, equation: Equation) -> bool:
+        """Whether a sink has the information anyway: a synapse its own maps, and the signals of its two neurons."""
+        sink = self.equations.tensors[equation.target].type if equation.target in self.equations.tensors else None
+        if sink is None or sink.kind == "scalar":
+            return False
+        mark = self.labels_of(equation.value)[(source, channel)]
+        if channel == BROADCAST:
+            return _connected(source, sink)
+        if channel not in ("value", "sign") or not mark.own:
+            return False
+        return self.equations.tensors[source].type == sink
+
+
+def _connected(source: str, sink: Type) -> bool:
+    spaces = {str(space) for space in (sink.source, sink.target) if space is not None}
+    if source in ("e", "target"):
+        return "out" in spaces
+    return any(f"[{space.index}]" in source for space in (sink.source, sink.target) if space and space.index)
+
+
+def reads_activity(equation: Equation) -> bool:
+    """Whether the equation reads what the current batch evokes."""
+    return any(node.op == "signal" for node in walk(equation.value))

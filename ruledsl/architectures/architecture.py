@@ -1,0 +1,79 @@
+"""A network for one kind of input: its layers, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ruledsl.architectures.layers import (
+    ActivationKind,
+    Conv,
+    Dense,
+    Layer,
+    Residual,
+    Shape,
+    Weighted,
+    chain,
+    count,
+)
+from ruledsl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer where it stands: `path` from the network (`block1_1.conv2`), the shapes that go in and come out."""
+
+    path: str
+    layer: Layer
+    input_shape: Shape
+    output_shape: Shape
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network as data. `layers` map inputs of `input_shape` to one logit for each of `classes`.
+
+    Raises UserError where the layers do not fit each other, the input or the classes.
+    """
+
+    name: str
+    input_shape: Shape
+    classes: int
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        end = chain(self.layers, self.input_shape)
+        if end != (self.classes,):
+            raise UserError(
+                f"{self.name} ends in the shape {end}, not in one number for each of {self.classes} classes"
+            )
+        paths = [place.path for place in self.weight_layers()]
+        if len(set(paths)) < len(paths):
+            raise UserError(f"{self.name} has two layers of the same name: {', '.join(paths)}")
+
+    def places(self) -> Iterator[Place]:
+        """Every layer in the order of the computation; a block comes before what is in it."""
+        yield from _walk(self.layers, self.input_shape, "")
+
+    def weight_layers(self) -> tuple[Place, ...]:
+        """The layers that a rule teaches."""
+        return tuple(place for place in self.places() if isinstance(place.layer, Weighted))
+
+    def activations(self) -> dict[str, ActivationKind | None]:
+        """For each weight layer's path, the activation that it declares: what a rule calls `phi`."""
+        return {p.path: p.layer.activation for p in self.weight_layers() if isinstance(p.layer, Weighted)}
+
+    def parameter_count(self) -> int:
+        """How many numbers the network learns: weights, biases, gains and shifts."""
+        return count(self.layers, self.input_shape)
+
+
+def _walk(layers: tuple[Layer, ...], shape: Shape, prefix: str) -> Iterator[Place]:
+    for layer in layers:
+        end = layer.output_shape(shape)
+        name = layer.name if isinstance(layer, Dense | Conv | Residual) else type(layer).__name__.lower()
+        yield Place(prefix + name, layer, shape, end)
+        if isinstance(layer, Residual):
+            yield from _walk(layer.body, shape, f"{prefix}{name}.")
+            yield from _walk(layer.shortcut, shape, f"{prefix}{name}.")
+        shape = end

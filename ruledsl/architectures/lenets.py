@@ -1,0 +1,164 @@
+"""The small convolutional networks of the papers, and two for quick trials.
+
+Moskovitz, Litwin-Kumar & Abbott 2018, Table 2, with the dropout of section 7.1. The paper gives no padding;
+`same` in TensorFlow's convention is what makes the sizes agree with those that it states (8 x 8 before the last
+average). Liao, Leibo & Poggio 2015, Table 1, whose caption gives the padding.
+"""
+
+from __future__ import annotations
+
+from ruledsl.architectures.layers import (
+    ActivationKind,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool,
+    Layer,
+    Norm,
+    Pad,
+    Pool,
+)
+
+Layers = tuple[Layer, ...]
+MAX_2 = Pool("max", 2, 2)
+
+
+def mlp(
+    classes: int, *, hidden: tuple[int, ...] = (256,), activation: ActivationKind = "relu", bias: bool = True
+) -> Layers:
+    """Dense layers `fc1`, `fc2` ... of the sizes in `hidden`, then one to the classes."""
+    layers: list[Layer] = [Dense(f"fc{i}", units, activation, bias) for i, units in enumerate(hidden, start=1)]
+    return (Flatten(), *layers, Dense(f"fc{len(hidden) + 1}", classes, bias=bias))
+
+
+def digits_lenet(classes: int, *, activation: ActivationKind = "relu") -> Layers:
+    """A LeNet for 8 x 8 images."""
+    return (
+        Conv("conv1", 16, 3, activation, padding=1),
+        MAX_2,
+        Conv("conv2", 32, 3, activation, padding=1),
+        MAX_2,
+        Flatten(),
+        Dense("fc1", 64, activation),
+        Dense("fc2", classes),
+    )
+
+
+def moskovitz_mnist(classes: int, *, dropout: float = 0.5) -> Layers:
+    """Moskovitz et al. 2018, Table 2, MNIST; dropout after the dense layer (section 7.1)."""
+    return (
+        Conv("conv1", 32, 5, "relu", padding="same"),
+        Pool("max", 2, 2, ceil=True),
+        Conv("conv2", 64, 5, "relu", padding="same"),
+        Pool("max", 2, 2, ceil=True),
+        Flatten(),
+        Dense("fc1", 1024, "relu"),
+        Dropout(dropout),
+        Dense("fc2", classes),
+    )
+
+
+def moskovitz_cifar10_1(classes: int) -> Layers:
+    """Moskovitz et al. 2018, Table 2, CIFAR-10 Model 1 (24 x 24 crops)."""
+    return (
+        Conv("conv1", 64, 5, "relu", padding="same"),
+        Pool("max", 2, 2, ceil=True),
+        Conv("conv2", 64, 5, "relu", padding="same"),
+        Pool("max", 2, 2, ceil=True),
+        Flatten(),
+        Dense("fc1", 384, "relu"),
+        Dense("fc2", 192, "relu"),
+        Dense("fc3", classes),
+    )
+
+
+def moskovitz_cifar10_2(classes: int, *, input_dropout: float = 0.2, dropout: float = 0.5) -> Layers:
+    """Moskovitz et al. 2018, Table 2, CIFAR-10 Model 2: all convolutions, dropout as in section 7.1.
+
+    The last convolution has a ReLU, as the table says, before the average that gives the logits.
+    """
+    return (
+        Dropout(input_dropout),
+        Conv("conv1", 96, 3, "relu", padding="same"),
+        Conv("conv2", 96, 3, "relu", padding="same"),
+        Conv("conv3", 96, 3, "relu", stride=2, padding="same"),
+        Dropout(dropout),
+        Conv("conv4", 192, 3, "relu", padding="same"),
+        Conv("conv5", 192, 3, "relu", padding="same"),
+        Conv("conv6", 192, 3, "relu", stride=2, padding="same"),
+        Dropout(dropout),
+        Conv("conv7", 192, 3, "relu", padding="same"),
+        Conv("conv8", 192, 1, "relu", padding="same"),
+        Conv("conv9", classes, 1, "relu", padding="same"),
+        GlobalAveragePool(),
+    )
+
+
+def liao_mnist(classes: int, *, norm: Norm | None = None) -> Layers:
+    """Liao et al. 2015, Table 1, MNIST."""
+    return (
+        Conv("conv1", 20, 5, "relu", norm=norm),
+        MAX_2,
+        Conv("conv2", 50, 5, "relu", norm=norm),
+        MAX_2,
+        Flatten(),
+        Dense("fc1", 500, "relu", norm=norm),
+        Dense("fc2", classes),
+    )
+
+
+def liao_cifar(classes: int, *, norm: Norm | None = None) -> Layers:
+    """Liao et al. 2015, Table 1, CIFAR-10 and CIFAR-100."""
+    corner = Pad(0, 1, 0, 1)
+    return (
+        Conv("conv1", 32, 5, "relu", padding=2, norm=norm),
+        corner,
+        Pool("max", 3, 2),
+        Conv("conv2", 64, 5, "relu", padding=2, norm=norm),
+        corner,
+        Pool("average", 3, 2),
+        Conv("conv3", 64, 5, "relu", padding=2, norm=norm),
+        corner,
+        Pool("average", 3, 2),
+        Flatten(),
+        Dense("fc1", 128, "relu", norm=norm),
+        Dense("fc2", classes),
+    )
+
+
+def liao_svhn(classes: int, *, norm: Norm | None = None) -> Layers:
+    """Liao et al. 2015, Table 1, SVHN."""
+    return (
+        Conv("conv1", 20, 5, "relu", norm=norm),
+        MAX_2,
+        Conv("conv2", 512, 7, "relu", norm=norm),
+        MAX_2,
+        Flatten(),
+        Dense("fc1", 40, "relu", norm=norm),
+        Dense("fc2", classes),
+    )
+
+
+def liao_timit(classes: int, *, norm: Norm | None = None) -> Layers:
+    """Liao et al. 2015, Table 1, TIMIT-80: 1845 inputs, no convolution."""
+    return (
+        Flatten(),
+        Dense("fc1", 512, "relu", norm=norm),
+        Dense("fc2", 256, "relu", norm=norm),
+        Dense("fc3", classes),
+    )
+
+
+def liao_other(classes: int, *, norm: Norm | None = None) -> Layers:
+    """Liao et al. 2015, Table 1, all other datasets (119 x 119 images); the dense sizes follow the classes."""
+    return (
+        Conv("conv1", 48, 9, "relu", stride=2, norm=norm),
+        MAX_2,
+        Conv("conv2", 128, 5, "relu", norm=norm),
+        MAX_2,
+        Flatten(),
+        Dense("fc1", max(256, 3 * classes), "relu", norm=norm),
+        Dense("fc2", 2 * classes, "relu", norm=norm),
+        Dense("fc3", classes),
+    )

@@ -1,0 +1,113 @@
+"""`ruledsl COMMAND ...`: which command there is, and what happens to errors.
+
+Exit status: 0 fine, 1 a rule has errors, 2 the call was wrong. To add a command, write a file with a function
+`command`, whose annotations and docstring typer reads, and name it in `COMMANDS`. Imports that take time belong into
+the function: a command must not wait for what it doesn't need.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from ruledsl.errors import UserError, suggest
+
+COMMANDS = {
+    "list": "ruledsl.cli.list:command",
+    "new": "ruledsl.cli.new:command",
+    "check": "ruledsl.cli.check:command",
+    "explain": "ruledsl.cli.explain:command",
+    "compile": "ruledsl.cli.compile:command",
+    "fmt": "ruledsl.cli.fmt:command",
+    "train": "ruledsl.cli.train:command",
+    "compare": "ruledsl.cli.compare:command",
+}
+ABOUT = "Learning rules as mathematics, checked for locality and compiled to PyTorch and JAX."
+FINE, RULE_HAS_ERRORS, CALL_WAS_WRONG = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status. Errors of the user are printed to stderr as one message, never a traceback."""
+    from ruledsl.diagnostics import RuleError
+
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        _complain(f"error: {error.message}" + (f"\n  = help: {error.help}" if error.help else ""))
+        return CALL_WAS_WRONG
+    except RuleError as error:
+        _complain(str(error))
+        return RULE_HAS_ERRORS
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return CALL_WAS_WRONG
+    except BrokenPipeError:  # the reader of our output has seen enough, as in `ruledsl list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FINE
+
+
+def _run(arguments: list[str]) -> int:
+    import typer
+
+    name = arguments[0] if arguments else ""
+    if name and not name.startswith("-") and name not in COMMANDS:
+        raise UserError(f"there is no command called `{name}`", suggest(name, COMMANDS))
+    app = typer.Typer(
+        help=ABOUT,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_about)  # with a callback, an app of a single command still wants the command's name
+    for command in [name] if name in COMMANDS else COMMANDS:
+        app.command(command)(_interruptible(_function(COMMANDS[command])))
+    try:
+        app(arguments, prog_name="ruledsl")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else FINE
+    return FINE
+
+
+def _about(version: bool = False) -> None:
+    if version:
+        import ruledsl
+
+        print(ruledsl.__version__)
+        raise SystemExit(FINE)
+
+
+_about.__doc__ = ABOUT
+
+
+def _function(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function
+
+
+def _interruptible(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Typer would turn Ctrl-C into its own exit status."""
+
+    @functools.wraps(function)
+    def command(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except KeyboardInterrupt:
+            raise UserError("interrupted") from None
+
+    return command
+
+
+def _complain(text: str) -> None:
+    sys.stdout.flush()
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""The options that `train` and `compare` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ruledsl.training import Config
+
+Model = Annotated[str | None, typer.Option("--model", help="The network, such as liao_mnist or mlp.")]
+Data = Annotated[str | None, typer.Option("--data", help="The dataset: digits, mnist, fashion_mnist, synthetic.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where its files are, before $RULEDSL_DATA.")]
+Backend = Annotated[str | None, typer.Option("--backend", help="Who computes: torch.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file with settings.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Any setting, such as optimizer.lr=0.1. May be repeated.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="The folder for the results; never overwritten.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Determines all that is random.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
+
+
+def configuration(
+    file: Path | None,
+    settings: list[str] | None,
+    *,
+    model: str | None,
+    data: str | None,
+    data_dir: Path | None,
+    **flags: Any,
+) -> Config:
+    """The configuration of a file, then what the flags say, then the single settings. Raises UserError."""
+    from ruledsl.training import read_config
+
+    nested: dict[str, dict[str, Any]] = {"model": {"name": model}, "data": {"name": data, "folder": data_dir}}
+    for section, fields in nested.items():
+        flags[section] = {name: value for name, value in fields.items() if value is not None} or None
+    return read_config(file, settings or (), **flags)

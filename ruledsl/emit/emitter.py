@@ -1,0 +1,284 @@
+"""Emit: one module per rule, one function per equation, each with exactly the arguments that its equation reads."""
+
+from __future__ import annotations
+
+import hashlib
+import textwrap
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import jinja2
+
+from ruledsl.diagnostics import RuleError, report
+from ruledsl.emit.backend import Backend, backend
+from ruledsl.emit.expressions import Unwritable, Writer, constant
+from ruledsl.emit.naming import LAYER_ATTRIBUTES, Names
+from ruledsl.emit.sharing import shared_terms
+from ruledsl.ir.equations import Equation, Equations
+from ruledsl.ir.nodes import Node, walk
+from ruledsl.ir.printer import show
+from ruledsl.language.tree import Span
+from ruledsl.program import AFTER_STEP, INIT, TASK, Function, Program, Role, Tensor
+
+if TYPE_CHECKING:
+    from ruledsl.rule import Rule
+
+WIDTH = 100
+_FIXED = ("x", "u", "delta", "delta_k", "e", "target", "g", "W", "b", "p")
+_FIXED_SCALARS = ("step", "epoch", "progress", "lr", "fan_in", "fan_out", "batch_size", "classes", "sources", "targets")
+_RANK = {name: rank for rank, name in enumerate(("shape", "layer", "phi", "dphi", "p", "W", "b"))}
+
+
+@dataclass
+class Written:
+    """A function as text: its signature, what it is about, its lines and what it returns."""
+
+    function: Function
+    signature: str
+    doc: str
+    lines: list[str]
+    result: str
+
+
+@dataclass
+class Emitted:
+    """Everything that a template shows."""
+
+    functions: list[Written] = field(default_factory=list)
+    header: list[str] = field(default_factory=list)
+    needs_math: bool = False
+
+
+def emit(rule: Rule, backend_name: str) -> Program:
+    """Compile a checked rule for a backend. Raises RuleError (E06xx) where the backend cannot express it."""
+    target = backend(backend_name)
+    emission = _Emission(rule, target)
+    emitted = emission.run()
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(
+            [jinja2.FileSystemLoader(target.templates), jinja2.PackageLoader("ruledsl.emit", "templates")]
+        ),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+        undefined=jinja2.StrictUndefined,
+    )
+    source = environment.get_template("module.py.j2").render(emitted=emitted)
+    names = emission.names
+    return Program(
+        rule.name,
+        target.name,
+        source,
+        tuple(written.function for written in emitted.functions),
+        emission.tensors(),
+        {names[name]: float(value) for name, value in rule.equations.parameters.items()},
+        rule.equations.optimizers,
+        rule.equations.schedule,
+    )
+
+
+class _Emission:
+    """One rule on its way into one module."""
+
+    def __init__(self, rule: Rule, target: Backend) -> None:
+        self.rule, self.target, self.equations = rule, target, rule.equations
+        self.names = Names({*target.reserved, "layer", "phi", "dphi", "shape", "math", "generator", "key"})
+        self.names.keep(*_FIXED, *_FIXED_SCALARS)
+        for name in rule.equations.tensors:
+            self.names.give(name, name, avoid=LAYER_ATTRIBUTES)
+        for name in rule.equations.parameters:
+            self.names.give(name, name)
+
+    def run(self) -> Emitted:
+        emitted = Emitted(header=self._header())
+        failures: list[Unwritable] = []
+        for phase in (INIT, *self.equations.phases):
+            equations = [e for e in self.equations.equations if e.phase == phase]
+            terms: dict[int, str] = {}
+            for node, wish in shared_terms([e.value for e in equations if e.role not in ("draw", "drive", "init")]):
+                self._collect(emitted, failures, phase, node, "term", wish, terms)
+                terms[id(node)] = self.names[_key(phase, node)]
+            for equation in equations:
+                self._collect(emitted, failures, phase, equation, equation.role, equation.target, terms)
+        if failures:
+            raise RuleError([self._explain(failure) for failure in failures])
+        emitted.needs_math = any("math." in line for w in emitted.functions for line in (*w.lines, w.result, w.signature))
+        return emitted
+
+    def _explain(self, failure: Unwritable):  # type: ignore[no-untyped-def]
+        place = failure.node.place
+        span, text = (place.span, place.text) if place else (Span(1, 1, 1, 1), self.rule.checked.text)
+        values = {"backend": self.target.name, "construct": failure.construct or f"`{show(failure.node)}`"}
+        return report("E0601", span, text=text, **values)
+
+    def _collect(
+        self,
+        emitted: Emitted,
+        failures: list[Unwritable],
+        phase: str,
+        what: Equation | Node,
+        role: Role,
+        wish: str,
+        terms: dict[int, str],
+    ) -> None:
+        try:
+            emitted.functions.append(self._function(phase, what, role, wish, terms))
+        except Unwritable as failure:
+            failures.append(failure)
+            if isinstance(what, Node):
+                self.names.give(_key(phase, what), wish)
+
+    # --- one function ---
+
+    def _function(self, phase: str, what: Equation | Node, role: Role, wish: str, terms: dict[int, str]) -> Written:
+        node = what if isinstance(what, Node) else what.value
+        writer = Writer(self.target, self.names, terms)
+        if role in ("init", "draw", "drive"):
+            result = self._first_value(writer, node)
+        else:
+            writer.name_shared(node)
+            result = writer.write(node)
+            if isinstance(what, Node) and writer.lines and writer.lines[-1].partition(" = ")[0] == result:
+                result = writer.lines.pop().partition(" = ")[2]
+        name = self._function_name(phase, what, role, wish)
+        arguments = tuple(sorted(writer.arguments, key=self._order))
+        optimizer = what.optimizer if isinstance(what, Equation) else TASK
+        target = None if isinstance(what, Node) or role == "send" else self.names_or_signal(what.target)
+        function = Function(role, name, arguments, phase, target, optimizer)
+        return Written(function, self._signature(name, arguments), self._doc(what, role, node), writer.lines, result)
+
+    def names_or_signal(self, target: str) -> str:
+        """The Python name of what an equation is for."""
+        return self.names[target] if target in self.names else target
+
+    def _function_name(self, phase: str, what: Equation | Node, role: Role, wish: str) -> str:
+        if isinstance(what, Node):
+            return self.names.give(_key(phase, what), wish)
+        target = self.names_or_signal(what.target)
+        plain = {"send": "send", "grad": f"grad_{target}", "assign": f"next_{target}", "init": f"init_{target}"}
+        name = plain.get(role, f"{role}_{target}")
+        if phase not in (TASK, INIT):
+            words = phase.replace(AFTER_STEP, "after").replace(": ", "_").replace(" ", "_")
+            name += f"_{words}"
+        if role == "grad" and what.optimizer != TASK and phase == TASK:
+            name += f"_by_{what.optimizer}"
+        return self.names.give(f"function {name} {phase}", name)
+
+    def _first_value(self, writer: Writer, node: Node) -> str:
+        if node.op == "random":
+            writer.use("shape")
+            result = writer.write(node)
+            if self.target.generator.partition("=")[0] in result:
+                writer.use(self.target.generator.partition("=")[0])
+            return result
+        if node.type.kind == "scalar":
+            writer.use("shape")
+            form = self.target.operations["fill"]
+            assert callable(form)
+            return form(writer, node)
+        writer.name_shared(node)
+        return writer.write(node)
+
+    def _order(self, argument: str) -> tuple[int, str]:
+        """Map, tensors, signals and terms, sizes and counters, parameters: what has a default stands last."""
+        tensors = [self.names[name] for name in self.equations.tensors]
+        if argument in _RANK:
+            return _RANK[argument], argument
+        if argument in tensors:
+            return 10 + tensors.index(argument), ""
+        if argument in _FIXED:
+            return 200 + _FIXED.index(argument), ""
+        if argument in _FIXED_SCALARS:
+            return 400 + _FIXED_SCALARS.index(argument), ""
+        if argument in self._parameters():
+            return 500, argument
+        return (600, "") if argument == self.target.generator.partition("=")[0] else (300, argument)
+
+    def _parameters(self) -> dict[str, float | bool]:
+        return {self.names[name]: value for name, value in self.equations.parameters.items()}
+
+    def _signature(self, name: str, arguments: tuple[str, ...]) -> str:
+        parameters, generator = self._parameters(), self.target.generator
+        shown = [
+            f"{a}={constant(parameters[a])}" if a in parameters else generator if a == generator.partition("=")[0] else a
+            for a in arguments
+        ]
+        return f"{name}({', '.join(shown)})"
+
+    # --- words ---
+
+    def _doc(self, what: Equation | Node, role: Role, node: Node) -> str:
+        shown = show(_unnamed(node), names=True)
+        if isinstance(what, Node):
+            return f"{shown}, which several equations read."
+        words = {
+            "send": "The error for the neurons that feed this layer",
+            "grad": f"The pseudo-gradient of {what.target}",
+            "assign": f"The next value of {what.target}",
+            "init": f"The first value of {what.target}",
+            "draw": f"The value of {what.target} in this step",
+            "drive": f"The activity that stands in for {what.target} in this phase",
+        }
+        return f"{words[role]}: {shown}."
+
+    def _header(self) -> list[str]:
+        """Title, source, digest and version. What the author wrote is shown as text that cannot end the docstring."""
+        from ruledsl import __version__
+
+        rule = self.rule
+        digest = hashlib.sha256(rule.text.encode()).hexdigest()[:16]
+        title = f"{rule.title} ({rule.name})" if rule.title else rule.name
+        paragraphs = [f"{title}."]
+        if rule.source:
+            paragraphs.append(f"Source: {rule.source}")
+        flows = ", ".join(dict.fromkeys(f"{entry.flow} -> {entry.sink}" for entry in rule.ledger))
+        paragraphs.append(f"Locality: {rule.verdict}{f'; {flows}' if flows else ''}.")
+        static = [f"{p.name} = {constant(p.value)}" for p in rule.checked.typed.parameters.values() if p.static]  # type: ignore[union-attr]
+        if static:
+            paragraphs.append(f"Compiled with {', '.join(static)}.")
+        documented = {n: d for n, d in self.equations.documentation.items() if n in self.equations.parameters}
+        paragraphs += [f"{self.names[name]}: {doc}" for name, doc in documented.items()]
+        paragraphs.append(f"Made by ruledsl {__version__} from rule text {digest}.")
+        lines: list[str] = []
+        for paragraph in paragraphs:
+            lines += textwrap.wrap(_harmless(paragraph), WIDTH) or [""]
+            lines.append("")
+        return lines[:-1]
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What a runtime has to keep for the rule."""
+        result = []
+        learned = {e.target: e.role for e in self.equations.of("assign", "grad") if e.role != "init"}
+        for name, d in self.equations.tensors.items():
+            spaces = tuple(str(space) for space in (d.type.source, d.type.target) if space is not None)
+            space = ("p",) if d.type.kind == "parameter" else spaces
+            learns = learned.get(name)
+            kept = self._feedback_only(name)
+            result.append(Tensor(self.names[name], d.kind, space, learns, kept))  # type: ignore[arg-type]
+        return tuple(result)
+
+    def _feedback_only(self, name: str) -> bool:
+        """Read by `send` and by its own updates alone."""
+        readers = {e.target for e in self.equations.equations if _reads_tensor(e.value, name)}
+        return "send" in readers and readers <= {"send", name}
+
+
+def _reads_tensor(node: Node, name: str) -> bool:
+    return any(part.op == "tensor" and part.attrs[0] == name for part in walk(node))
+
+
+def _unnamed(node: Node) -> Node:
+    from dataclasses import replace
+
+    return replace(node, name=None)
+
+
+def _key(phase: str, node: Node) -> str:
+    return f"term {phase} {id(node)}"
+
+
+def _harmless(text: str) -> str:
+    """Text for a docstring: printable ASCII-safe characters, no way to end the string or to start an escape."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return printable.replace("\\", "\\\\").replace('"', "'")

@@ -1,0 +1,225 @@
+"""Write nodes as Python expressions: precedence, arguments and named intermediate values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ruledsl.emit.naming import Names
+from ruledsl.ir.nodes import Node, walk
+from ruledsl.ir.types import OUT, PER_UNIT, POST
+
+if TYPE_CHECKING:
+    from ruledsl.emit.backend import Backend
+
+ATOM, POWER, UNARY, PRODUCT, SUM, COMPARISON, CHOICE = 9, 8, 7, 6, 5, 4, 0
+_INFIX: Mapping[str, tuple[str, int]] = {
+    "add": ("+", SUM),
+    "sub": ("-", SUM),
+    "mul": ("*", PRODUCT),
+    "div": ("/", PRODUCT),
+    "pow": ("**", POWER),
+    "lt": ("<", COMPARISON),
+    "le": ("<=", COMPARISON),
+    "gt": (">", COMPARISON),
+    "ge": (">=", COMPARISON),
+    "eq": ("==", COMPARISON),
+    "ne": ("!=", COMPARISON),
+}
+_ON_NUMBERS = {
+    "relu": "max({0}, 0.0)",
+    "sign": "float(({0}) > 0) - float(({0}) < 0)",
+    "abs": "abs({0})",
+    "exp": "math.exp({0})",
+    "log": "math.log({0})",
+    "tanh": "math.tanh({0})",
+    "sqrt": "math.sqrt({0})",
+    "min": "min({0}, {1})",
+    "max": "max({0}, {1})",
+}
+"""Functions of Python numbers: parameters and sizes are numbers, not arrays."""
+
+_COUNTERS = frozenset(("step", "epoch", "progress", "lr"))
+
+
+class Unwritable(Exception):
+    """The backend has no way to write an operation."""
+
+    def __init__(self, node: Node, construct: str | None = None) -> None:
+        self.node, self.construct = node, construct
+        super().__init__(node.op)
+
+
+class Writer:
+    """Writes the expressions of one function and collects the arguments that they read."""
+
+    def __init__(self, backend: Backend, names: Names, terms: Mapping[int, str]) -> None:
+        self.backend, self.names, self.terms = backend, names, terms
+        self.arguments: dict[str, None] = {}
+        self.lines: list[str] = []
+        self._local: dict[int, str] = {}
+        self._inside_sum = False
+
+    # --- what a form may ask ---
+
+    def use(self, argument: str) -> str:
+        """The function needs this argument."""
+        self.arguments[argument] = None
+        return argument
+
+    def write(self, node: Node, least: int = CHOICE) -> str:
+        """The expression of a node, in brackets where it binds less than `least`."""
+        text, binding = self._expression(node)
+        return text if binding >= least else f"({text})"
+
+    def is_number(self, node: Node) -> bool:
+        """Whether the value is a Python number: made of constants, parameters and sizes alone."""
+        return node.type.kind == "scalar" and all(
+            part.op == "const"
+            or (part.op == "scalar" and part.attrs[0] not in _COUNTERS)
+            or (part.args and part.op not in ("count", "full_like") and part.type.kind == "scalar")
+            for part in walk(node)
+        )
+
+    def first_array(self, node: Node) -> str | None:
+        """Some array that the value is made of, for its element type; None if there is none."""
+        for part in walk(node):
+            if part.op in ("tensor", "signal") and part.type.kind != "scalar":
+                return self.write(part)
+        return None
+
+    @staticmethod
+    def is_kernel(node: Node) -> bool:
+        """Whether a map is a kernel of this layer: between pre and post, in either direction."""
+        spaces = (node.type.source, node.type.target)
+        return all(space is not None and space != OUT and not space.index for space in spaces)
+
+    @staticmethod
+    def to_post(node: Node) -> bool:
+        """Whether a kernel is read in the forward direction."""
+        return node.type.target == POST
+
+    @staticmethod
+    def from_far(node: Node) -> bool:
+        """Whether a dense map is read in the direction in which it is stored: from `out` or `post[k]`."""
+        source = node.type.source
+        return source is not None and (source == OUT or source.index is not None)
+
+    # --- expressions ---
+
+    def name_shared(self, root: Node) -> None:
+        """Give a line of its own to every value that the author named, and to those that are read twice."""
+        readers: dict[int, int] = {}
+        order = [node for node in walk(root) if not self._hidden(node, root)]
+        for node in order:
+            for arg in node.args:
+                readers[id(arg)] = readers.get(id(arg), 0) + 1
+        for node in order:
+            if node is root or not self._worth_a_name(node) or id(node) in self.terms:
+                continue
+            if node.name or readers.get(id(node), 0) > 1:
+                text = self.write(node)
+                name = self._fresh(node.name or node.op)
+                self._local[id(node)] = name
+                self.lines.append(f"{name} = {text}")
+
+    def _hidden(self, node: Node, root: Node) -> bool:
+        return any(part.op in ("signal", "tensor") and part.attrs[1] for part in walk(node)) and node is not root
+
+    @staticmethod
+    def _worth_a_name(node: Node) -> bool:
+        stored_alike = node.op == "transpose" and node.args[0].is_leaf
+        return not node.is_leaf and not stored_alike and node.op not in ("count", "random")
+
+    def _fresh(self, wish: str) -> str:
+        taken = {*self._local.values(), *self.terms.values(), *self.arguments}
+        name = wish
+        while name in taken or name in self.names or name in self.backend.reserved:
+            name += "_"
+        return name
+
+    def _expression(self, node: Node) -> tuple[str, int]:
+        if id(node) in self._local:
+            return self._local[id(node)], ATOM
+        if id(node) in self.terms:
+            return self.use(self.terms[id(node)]), ATOM
+        match node.op:
+            case "const":
+                return constant(node.attrs[0]), ATOM if not _negative(node.attrs[0]) else UNARY
+            case "scalar":
+                return self._scalar(str(node.attrs[0])), ATOM
+            case "signal":
+                if node.attrs[1]:
+                    self.use("delta_k")
+                    return "delta_at_k", ATOM
+                return self.use(str(node.attrs[0])), ATOM
+            case "tensor":
+                name = self.names[str(node.attrs[0])]
+                self.use(name)
+                return (f"{name}_at_k" if node.attrs[1] else name), ATOM
+            case "transpose":
+                return self._expression(node.args[0])  # both orientations are stored alike
+            case "neg":
+                return f"-{self.argument(node, 0, UNARY)}", UNARY
+            case "and" | "or" | "not" if self.is_number(node):
+                words = [self.write(arg, ATOM) for arg in node.args]
+                return (f"not {words[0]}" if node.op == "not" else f" {node.op} ".join(words)), CHOICE
+            case "where" if self.is_number(node.args[0]):
+                condition, then, otherwise = (self.argument(node, i, COMPARISON) for i in range(3))
+                return f"{then} if {condition} else {otherwise}", CHOICE
+        if node.op in _INFIX:
+            symbol, binding = _INFIX[node.op]
+            comparison = binding == COMPARISON
+            left = self.argument(node, 0, binding + (node.op == "pow") + comparison)
+            right = self.argument(node, 1, binding + (node.op != "pow" and not self._associative(node)))
+            return f"{left} {symbol} {right}", binding
+        if node.op in _ON_NUMBERS and self.is_number(node):
+            text = _ON_NUMBERS[node.op].format(*(self.write(arg) for arg in node.args))
+            return text, ATOM if node.op != "sign" else SUM
+        return self._form(node)
+
+    @staticmethod
+    def _associative(node: Node) -> bool:
+        """Whether brackets on the right can go: `a + (b + c)`. Rounding keeps its order where they stay."""
+        return False
+
+    def _form(self, node: Node) -> tuple[str, int]:
+        form = self.backend.operations.get(node.op)
+        if node.op == "random":
+            form = self.backend.random.get(str(node.attrs[0]))
+        if form is None:
+            raise Unwritable(node)
+        if callable(form):
+            return form(self, node), ATOM
+        return form.format(*(self.argument(node, index, CHOICE) for index in range(len(node.args)))), ATOM
+
+    def argument(self, node: Node, index: int, least: int = CHOICE) -> str:
+        """An argument of an elementwise operation: one number per unit is spread over positions where it has to be."""
+        arg = node.args[index]
+        per_unit = arg.type.kind == "vector" and arg.type.axes == PER_UNIT and arg.type.target != OUT
+        if per_unit and node.type.kind == "vector" and node.type.axes != PER_UNIT and node.op in ELEMENTWISE:
+            return f"{self.use('layer')}.spread({self.write(arg)})"
+        return self.write(arg, least)
+
+    def _scalar(self, name: str) -> str:
+        return self.use(self.names[name] if name in self.names else name)
+
+
+ELEMENTWISE = frozenset((*_INFIX, *_ON_NUMBERS, "neg", "where", "and", "or", "not"))
+
+
+def _negative(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value < 0
+
+
+def constant(value: object) -> str:
+    """A constant as Python spells it."""
+    if isinstance(value, bool):
+        return repr(value)
+    assert isinstance(value, int | float)
+    if math.isinf(value):
+        return "math.inf" if value > 0 else "-math.inf"
+    if math.isnan(value):
+        return "math.nan"
+    return repr(int(value)) if float(value).is_integer() and abs(value) < 1e6 else repr(float(value))

@@ -1,0 +1,44 @@
+"""Names in emitted modules: what the author wrote, wherever Python allows it."""
+
+from __future__ import annotations
+
+import builtins
+import keyword
+from collections.abc import Iterable
+
+LAYER_ATTRIBUTES = frozenset(
+    "weight bias forward training train eval to type half float double cuda cpu apply modules children parameters "
+    "buffers state_dict zero_grad stride padding dilation groups kernel_size in_features out_features in_channels "
+    "out_channels share_memory extra_repr compile rule ruledsl linear program W b".split()
+)
+"""Names that a layer of a network has already; a tensor of a rule takes an underscore instead."""
+
+
+class Names:
+    """Gives every thing in a module a Python name of its own."""
+
+    def __init__(self, reserved: Iterable[str]) -> None:
+        self._taken = {*reserved, *keyword.kwlist, *keyword.softkwlist, *dir(builtins)}
+        self._given: dict[str, str] = {}
+
+    def keep(self, *names: str) -> None:
+        """Names of the language, used as they are."""
+        for name in names:
+            self._given[name] = name
+            self._taken.add(name)
+
+    def give(self, key: str, wish: str, *, avoid: frozenset[str] = frozenset()) -> str:
+        """The name of `key`: the wish, with underscores behind it until nobody else has it."""
+        if key not in self._given:
+            name = wish
+            while name in self._taken or name in avoid:
+                name += "_"
+            self._given[key] = name
+            self._taken.add(name)
+        return self._given[key]
+
+    def __getitem__(self, key: str) -> str:
+        return self._given[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._given

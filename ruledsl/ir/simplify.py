@@ -1,0 +1,342 @@
+"""Simplify: the canonical form of equations, in which equal values are the same node.
+
+What it does: folds constants; collects scalar factors in front; moves transposes down to the tensors and outer
+products (where they cost nothing, since both orientations are stored alike); turns every outer product into the
+orientation of the forward kernel, so that `outer(x, delta)` and `outer(delta, x)` are one kernel gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ruledsl.ir.nodes import Attribute, Node, Place, const, walk
+from ruledsl.ir.operations import COMMUTATIVE, OPERATIONS
+from ruledsl.ir.types import OUT, POST, SCALAR, Type
+
+Key = tuple[object, ...]
+
+_SCALARS: dict[str, Callable[..., float | bool]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "pow": lambda a, b: a**b,
+    "relu": lambda a: max(a, 0.0),
+    "sign": lambda a: float((a > 0) - (a < 0)),
+    "abs": abs,
+    "exp": math.exp,
+    "log": math.log,
+    "tanh": math.tanh,
+    "sqrt": math.sqrt,
+    "min": min,
+    "max": max,
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "gt": lambda a, b: a > b,
+    "ge": lambda a, b: a >= b,
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: a != b,
+    "and": lambda a, b: a and b,
+    "or": lambda a, b: a or b,
+    "not": lambda a: not a,
+}
+
+_ELEMENTWISE = frozenset(
+    ("add", "sub", "mul", "div", "pow", "neg", "relu", "sign", "abs", "exp", "log", "tanh", "sqrt", "min", "max")
+    + ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "where")
+)
+
+
+@dataclass
+class Factors:
+    """A product: a number, scalars above and below the line, and what is no scalar (or None)."""
+
+    number: float = 1.0
+    above: list[Node] = field(default_factory=list)
+    below: list[Node] = field(default_factory=list)
+    core: Node | None = None
+
+
+class Simplifier:
+    """Builds canonical nodes; one for all equations of a rule, so that shared work is found across them."""
+
+    def __init__(self) -> None:
+        self._interned: dict[Key, Node] = {}
+        self._done: dict[int, Node] = {}
+        self._alive: list[Node] = []  # a node's id is its key in _done: it must not be reused
+
+    def __call__(self, root: Node) -> Node:
+        """The canonical node of the same value."""
+        for node in walk(root):
+            if id(node) not in self._done:
+                args = tuple(self._done[id(arg)] for arg in node.args)
+                new = self.make(node.op, args, node.attrs, node.type, node.place, node.name)
+                if node.name and new.name is None and not new.is_leaf:
+                    new.name = node.name
+                self._done[id(node)] = new
+                self._alive.append(node)
+        return self._done[id(root)]
+
+    def make(
+        self,
+        op: str,
+        args: tuple[Node, ...] = (),
+        attrs: tuple[Attribute, ...] = (),
+        type: Type | None = None,
+        place: Place | None = None,
+        name: str | None = None,
+    ) -> Node:
+        """The canonical node of an operation on canonical nodes."""
+        if type is None:
+            type = OPERATIONS[op].type_rule([arg.type for arg in args], attrs)
+        new = self._rewritten(op, args, attrs, type, place)
+        return new if new is not None else self._intern(op, args, attrs, type, place, name)
+
+    def _intern(
+        self,
+        op: str,
+        args: tuple[Node, ...],
+        attrs: tuple[Attribute, ...],
+        type: Type,
+        place: Place | None = None,
+        name: str | None = None,
+    ) -> Node:
+        ids = tuple(id(arg) for arg in args)
+        if op in COMMUTATIVE:
+            ids = tuple(sorted(ids))
+        key = (op, ids, attrs, tuple(a.__class__ for a in attrs), type, place if op == "random" else None)
+        node = self._interned.get(key)
+        if node is None:
+            node = self._interned[key] = Node(op, args, attrs, type, place, name)
+        elif name and node.name is None:
+            node.name = name
+        return node
+
+    def _const(self, value: float | bool, type: Type = SCALAR) -> Node:
+        return self._intern("const", (), (value,), type.condition if isinstance(value, bool) else type)
+
+    def _rewritten(
+        self, op: str, args: tuple[Node, ...], attrs: tuple[Attribute, ...], type: Type, place: Place | None
+    ) -> Node | None:
+        values = [arg.constant if arg.type.kind == "scalar" else None for arg in args]
+        if op in _SCALARS and args and all(value is not None for value in values):
+            try:
+                result = _SCALARS[op](*values)
+            except (ValueError, OverflowError, ZeroDivisionError):
+                return None
+            return self._const(result) if not isinstance(result, complex) else None
+        match op:
+            case "mul" | "div" | "neg":
+                return self._product(self._factors(op, args, place), type, place)
+            case "add" | "sub":
+                return self._sum(op, args, type, place)
+            case "pow" if values[1] in (0.0, 1.0):
+                return args[0] if values[1] else self.make("full_like", (args[0], self._const(1.0)), (), type, place)
+            case "where":
+                return self._where(args, type)
+            case "not" if args[0].op == "not":
+                return args[0].args[0]
+            case "not" if args[0].op in _OPPOSITE:
+                return self.make(_OPPOSITE[args[0].op], args[0].args, (), type, place)
+            case "transpose":
+                return self._transpose(args[0], type, place)
+            case "outer":
+                return self._outer(args, attrs, type, place)
+            case "apply":
+                return self._apply(args, type, place)
+            case "dot" if args[0] is args[1]:
+                return self.make("sq", (args[0],), (), type, place)
+            case "full_like" if args[0].op == "full_like":
+                return self.make("full_like", (args[0].args[0], args[1]), (), type, place)
+            case "sum_k" if _is_zero(args[0]):
+                return self._const(0.0, type)
+        return None
+
+    # --- sums ---
+
+    def _sum(self, op: str, args: tuple[Node, ...], type: Type, place: Place | None) -> Node | None:
+        left, right = args
+        if _is_zero(right) and left.type == type:
+            return left
+        if _is_zero(left) and right.type == type:
+            return right if op == "add" else self.make("neg", (right,), (), type, place)
+        negative = _without_minus(self, right)
+        if negative is not None:
+            return self.make("sub" if op == "add" else "add", (left, negative), (), type, place)
+        negative = _without_minus(self, left)
+        if op == "add" and negative is not None:
+            return self.make("sub", (right, negative), (), type, place)
+        return None
+
+    def _where(self, args: tuple[Node, ...], type: Type) -> Node | None:
+        condition, then, otherwise = args
+        if isinstance(condition.constant, bool):
+            chosen = then if condition.constant else otherwise
+            return chosen if chosen.type == type else None
+        return then if then is otherwise and then.type == type else None
+
+    # --- products ---
+
+    def _factors(self, op: str, args: tuple[Node, ...], place: Place | None) -> Factors:
+        if op == "neg":
+            factors = self._split(args[0])
+            factors.number = -factors.number
+            return factors
+        left, right = self._split(args[0]), self._split(args[1])
+        if op == "div":
+            if right.number == 0:
+                return Factors(left.number, left.above, [*left.below, *right.above, self._const(0.0)], left.core)
+            right.number, right.above, right.below = 1 / right.number, right.below, right.above
+        core = left.core
+        if right.core is not None:
+            if op == "div":
+                numerator = left.core if left.core is not None else self._const(1.0)
+                core = self._intern("div", (numerator, right.core), (), _type("div", numerator, right.core), place)
+            elif left.core is None:
+                core = right.core
+            else:
+                core = self._elementwise_product(left.core, right.core, place)
+        return Factors(left.number * right.number, left.above + right.above, left.below + right.below, core)
+
+    def _elementwise_product(self, left: Node, right: Node, place: Place | None) -> Node:
+        type = _type("mul", left, right)
+        for filled, other in ((left, right), (right, left)):
+            if filled.op == "full_like" and filled.args[1].constant == 1 and other.type == type:
+                return other
+        return self._intern("mul", (left, right), (), type, place)
+
+    def _split(self, node: Node) -> Factors:
+        """Undo what `_product` builds: the factors of a canonical node."""
+        value = node.constant
+        if node.type.kind == "scalar" and value is not None and not isinstance(value, bool) and math.isfinite(value):
+            return Factors(float(value))
+        if _is_zero(node):
+            return Factors(0.0, core=node)
+        if node.op == "neg" or node.op in ("mul", "div"):
+            scalars = [arg.type.kind == "scalar" for arg in node.args]
+            if node.op == "neg" or scalars[1] or (node.op == "mul" and scalars[0]):
+                return self._factors(node.op, node.args, node.place)
+        if node.type.kind == "scalar":
+            return Factors(above=[node])
+        return Factors(core=node)
+
+    def _product(self, factors: Factors, type: Type, place: Place | None) -> Node:
+        core, number = factors.core, factors.number
+        if number == 0:
+            return self._const(0.0, type)
+        below = list(factors.below)
+        if core is not None and core.op == "outer" and core.attrs[0] is None:
+            sizes = [node for node in below if node.op == "scalar" and node.attrs[0] == "batch_size"]
+            if sizes:
+                below.remove(sizes[0])
+                core = self._intern("outer", core.args, ("batch",), core.type, core.place, core.name)
+        factor: Node | None = None
+        if abs(number) != 1:
+            factor = self._const(abs(number))
+        for node in factors.above:
+            factor = node if factor is None else self._intern("mul", (factor, node), (), SCALAR, place)
+        if core is None and factor is None:
+            factor = self._const(1.0)
+        if factor is not None:
+            for node in below:
+                factor = self._intern("div", (factor, node), (), SCALAR, place)
+        if core is None:
+            assert factor is not None
+            result = factor
+        elif factor is not None:
+            result = self._intern("mul", (factor, core), (), type, place)
+        else:
+            result = core
+            for node in below:
+                result = self._intern("div", (result, node), (), type, place)
+        if number > 0:
+            return result
+        value = result.constant
+        if value is not None and result.type.kind == "scalar":
+            return self._const(-value)
+        return self._intern("neg", (result,), (), type, place)
+
+    # --- maps ---
+
+    def _transpose(self, node: Node, type: Type, place: Place | None) -> Node | None:
+        if node.op == "transpose":
+            return node.args[0]
+        if node.op == "const":
+            return self._const(node.attrs[0], type)  # type: ignore[arg-type]
+        if node.op in _ELEMENTWISE or node.op == "full_like":
+            args = tuple(
+                self.make("transpose", (arg,), (), arg.type.transposed, place) if arg.type.kind == "map" else arg
+                for arg in node.args
+            )
+            return self.make(node.op, args, node.attrs, type, node.place)
+        return None
+
+    def _outer(
+        self, args: tuple[Node, ...], attrs: tuple[Attribute, ...], type: Type, place: Place | None
+    ) -> Node | None:
+        left, right = self._split(args[0]), self._split(args[1])
+        if left.number == 0 or right.number == 0:
+            return self._const(0.0, type)
+        if left.core is None or right.core is None:
+            return None
+        v, w = left.core, right.core
+        scaled = v is not args[0] or w is not args[1]
+        if _stored_the_other_way(type):
+            straight = self._intern("outer", (w, v), attrs, type.transposed, place)
+            core = self._intern("transpose", (straight,), (), type, place)
+        elif scaled:
+            core = self._intern("outer", (v, w), attrs, type, place)
+        else:
+            return None
+        factors = Factors(left.number * right.number, left.above + right.above, left.below + right.below, core)
+        return self._product(factors, type, place)
+
+    def _apply(self, args: tuple[Node, ...], type: Type, place: Place | None) -> Node | None:
+        left, right = self._split(args[0]), self._split(args[1])
+        if left.number == 0 or right.number == 0:
+            return self._const(0.0, type)
+        matrix, vector = left.core, right.core
+        if matrix is None or vector is None or (matrix is args[0] and vector is args[1]):
+            return None
+        core = self._intern("apply", (matrix, vector), (), type, place)
+        factors = Factors(left.number * right.number, left.above + right.above, left.below + right.below, core)
+        return self._product(factors, type, place)
+
+
+_OPPOSITE = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt", "eq": "ne", "ne": "eq"}
+
+
+def _type(op: str, *args: Node) -> Type:
+    return OPERATIONS[op].type_rule([arg.type for arg in args], ())
+
+
+def _is_zero(node: Node) -> bool:
+    return node.op == "const" and node.attrs[0] == 0 and not isinstance(node.attrs[0], bool)
+
+
+def _without_minus(simplifier: Simplifier, node: Node) -> Node | None:
+    """The node without the minus sign in front of it, or None if there is no such sign."""
+    if node.op == "neg":
+        return node.args[0]
+    value = node.constant
+    if node.type.kind == "scalar" and value is not None and value < 0:
+        return simplifier.make("const", (), (-value,), SCALAR)
+    return None
+
+
+def _stored_the_other_way(type: Type) -> bool:
+    """Outer products are computed as pre -> post, out -> anything, post[k] -> pre; the others are their transposes."""
+    assert type.source is not None and type.target is not None
+    if type.target == OUT or type.target.index:
+        return True
+    return type.source == POST
+
+
+def fold(node: Node) -> float | bool | None:
+    """The value of a scalar that depends on constants alone, else None."""
+    if node.type.kind != "scalar" or any(part.op not in ("const", *_SCALARS, "mul", "div", "neg") for part in walk(node)):
+        return None
+    return Simplifier()(node).constant
+
+
+__all__ = ["Simplifier", "const", "fold"]

@@ -1,0 +1,104 @@
+"""Finding rules: by name in the library that ships with ruledsl, by path, or in a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from ruledsl.analysis.names import suggestion
+from ruledsl.analysis.resolve import Found, Library
+from ruledsl.diagnostics import Diagnostic, RuleError, Text, report
+from ruledsl.errors import UserError
+from ruledsl.language.parser import parse as parse_text
+from ruledsl.language.tree import File, Span
+from ruledsl.pipeline import Checked, Lookup, check, check_text
+from ruledsl.rule import Rule
+
+SUFFIX = ".rule"
+LARGEST_FILE = 4_000_000  # bytes; the parser has a limit of its own, in characters
+
+
+def folder() -> Path:
+    """The folder of the standard library's `.rule` files."""
+    import ruledsl
+
+    inside = Path(ruledsl.__file__).parent / "rules"
+    return inside if inside.is_dir() else Path(ruledsl.__file__).parent.parent / "rules"
+
+
+@lru_cache
+def names() -> list[str]:
+    """The names of the library: rules, optimizers and constraints."""
+    return sorted(path.stem for path in folder().glob(f"*{SUFFIX}"))
+
+
+def load(name: str | Path, **values: float | bool) -> Rule:
+    """A rule of the library by its name, or one of your own by its path; `values` set parameters, static ones too.
+
+    Raises RuleError with every diagnostic when the rule has errors, UserError when there is no such rule.
+    """
+    path = Path(name)
+    if isinstance(name, Path) or path.suffix == SUFFIX or path.parent != Path("."):
+        return _chosen(read(path), path.stem, values, beside=path.parent)
+    if name not in names():
+        raise UserError(f"there is no rule called {name!r}", suggestion(str(name), names()) or "`ruledsl list` shows them")
+    return _chosen(read(folder() / f"{name}{SUFFIX}"), str(name), values)
+
+
+def parse(text: str, name: str = "<text>", **values: float | bool) -> Rule:
+    """The rule in a text (the last definition, where there are several). Raises RuleError."""
+    return _chosen(Text(text, name), None, values)
+
+
+def check_file(path: Path) -> tuple[list[Checked], list[Diagnostic]]:
+    """Every definition of a file, checked, and the diagnostics of its grammar. Raises UserError if it can't be read."""
+    return check_text(read(path), _lookup(path.parent), names)
+
+
+def read(path: Path) -> Text:
+    """A file as text. Raises UserError when it can't be read, RuleError when it is no text."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            values = {"size": path.stat().st_size, "limit": LARGEST_FILE}
+            raise RuleError([report("E0107", Span(1, 1, 1, 1), text=Text("", str(path)), **values)])
+        return Text(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"), str(path))
+    except UnicodeDecodeError as error:
+        raise RuleError([report("E0109", Span(1, 1, 1, 1), text=Text("", str(path)))]) from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _chosen(text: Text, name: str | None, values: Mapping[str, float | bool], beside: Path | None = None) -> Rule:
+    file, syntax = parse_text(text)
+    definitions = file.definitions
+    if any(d.severity == "error" for d in syntax) or not definitions:
+        raise RuleError(syntax)
+    named = [d for d in definitions if d.name.id == name] or [d for d in definitions if d.kind == "rule"]
+    chosen = (named or list(definitions))[-1]
+    library = Library(file, text, _lookup(beside), names)
+    return Rule(check(Found(chosen, text), library, values))
+
+
+def _lookup(beside: Path | None) -> Lookup:
+    """Definitions outside the file: first files beside it, then the library."""
+
+    def find(name: str) -> Found | None:
+        for place in ([beside] if beside else []) + [folder()]:
+            path = place / f"{name}{SUFFIX}"
+            if path.is_file():
+                found = {d.name.id: d for d in _file(path, path.stat().st_mtime_ns)[0].definitions}
+                if name in found:
+                    return Found(found[name], _file(path, path.stat().st_mtime_ns)[1])
+        return None
+
+    return find
+
+
+@lru_cache(maxsize=256)
+def _file(path: Path, changed: int) -> tuple[File, Text]:
+    text = read(path)
+    file, syntax = parse_text(text)
+    if any(d.severity == "error" for d in syntax):
+        raise RuleError(syntax)
+    return file, text

@@ -1,0 +1,90 @@
+"""The wording of every diagnostic, by code. `{name}` is filled in by the stage that reports it.
+
+E01 the text, E02 names, E03 types, E04 derivatives, E05 locality, E06 backends; W the same, as warnings.
+"""
+
+MESSAGES: dict[str, str] = {
+    # --- E01: reading the text (language/) ---
+    "E0101": "expected {expected}, found {found}",
+    "E0102": "`{character}` has no meaning in a rule",
+    "E0103": "the file ends inside {inside}",
+    "E0104": "this text is not closed: a closing quote is missing on its line",
+    "E0105": "this is nested too deeply (more than {limit} levels)",
+    "E0106": "`{written}` is not a number",
+    "E0107": "a file of {size} characters is too long (at most {limit})",
+    "E0108": "the file has no rule, optimizer or constraint in it",
+    "E0109": "the file is not UTF-8 text",
+    "E0110": "`{written}` cannot stand here: {reason}",
+    "E0111": "a file of more than {limit} words and signs is too long",
+}
+
+MESSAGES |= {
+    # --- E02: names, inheritance, composition (analysis/resolve.py, analysis/expressions.py) ---
+    "E0201": "there is nothing called `{name}` here",
+    "E0202": "`{name}` is declared twice",
+    "E0203": "`{name}` is {meaning} and cannot be declared again",
+    "E0204": "there is no function called `{name}`",
+    "E0205": "`{name}` extends itself: {cycle}",
+    "E0206": "there is no {kind} called `{name}`",
+    "E0207": "`{name}` is {found}, but {wanted} is needed here",
+    "E0208": "this must be known when the rule is compiled, but it depends on {reason}",
+    "E0209": "`{name}` is defined by itself: {cycle}",
+    "E0210": "`{function}` takes {expected}, but {found}",
+    "E0211": "{name} = {value} lies outside {interval}",
+    "E0212": "there is no phase called `{name}`",
+    "E0213": "`{name}` is not known {where}",
+    "E0214": "`{name}` cannot be changed: it is {meaning}",
+    "E0215": "{what} is given twice",
+    "E0216": "`{item}` cannot stand in {where}",
+    "E0217": "`{name}` is a distribution: it can stand after `~` and in a `drive`, not inside an expression",
+    "E0218": "after `~` stands a distribution, and this is none",
+    "E0219": "`{name}` is one map for every layer downstream: write `{name}[k]` inside `sum(k, ...)`",
+    "E0220": "`{name}[{index}]` has a meaning only inside `sum({index}, ...)`",
+    "E0221": "`{name}` is not indexed by layers: only `delta` and maps from `post[k]` are",
+    "E0222": "this schedule {problem}",
+    "E0223": "there is no optimizer called `{name}` in this rule",
+    "E0224": "`{name}` has no parameter called `{parameter}`",
+    "E0225": "the initial value of `{name}` depends on itself: {cycle}",
+    "E0226": "`{name}` is the name of two definitions in this file",
+    "E0227": "`{function}` has no argument called `{name}`",
+    "E0228": "the optimizer never moves `p`: it has no `p <- ...`",
+    # --- E03: types and sites (ir/rules_of_types.py, analysis/) ---
+    "E0301": "these two do not fit together: {left} and {right}",
+    "E0302": "a number is needed here, but this is {found}",
+    "E0303": "a condition is needed here, but this is {found}",
+    "E0304": "only a map can be applied with `@`, but this is {found}",
+    "E0305": "a map is applied to the activity of neurons, but this is {found}",
+    "E0306": "this map goes from {source} to {target}, but it is applied to {found}",
+    "E0307": "`outer` takes two activities, but this is {found}",
+    "E0308": "there are no synapses from {source} to {target}",
+    "E0309": "only a map has a transpose, but this is {found}",
+    "E0310": "`dot` and `sq` take vectors or maps, but this is {found}",
+    "E0311": "`norm` takes a map, but this is {found}",
+    "E0312": "an average over an axis needs an activity or a map, but this is {found}",
+    "E0313": "there is no axis `{axis}` in {found}",
+    "E0314": "over which axis? write one of: {axes}",
+    "E0315": "the value to fill in must be a scalar, but this is {found}",
+    "E0316": "`phi` is the layer's own activation and takes an activity over pre or post, but this is {found}",
+    "E0317": "every term of the sum must be summable, but this is {found}, indexed by {index} itself",
+    "E0318": "there is no space called `{name}`",
+    "E0319": "{what} must be {wanted}, but this is {found}",
+    "E0320": "`{word}` is no axis",
+    "E0321": "`post[k]` can only be where a map comes from, in `post[k] -> pre`",
+    # --- E04: energies and their derivatives (ir/differentiate.py) ---
+    "E0401": "an energy must be a scalar, but this is {found}",
+    "E0402": "`minimize` can change weights, but `{name}` is {found}",
+    "E0403": "`{operation}` has no derivative, and this energy would need it",
+    "E0404": "this energy does not depend on `{name}`",
+    # --- E05: locality (analysis/contract.py) ---
+    "E0501": "{channel} -> {sink} is not allowed: {why}",
+    "E0502": "{channel} -> {sink} is forbidden by the rule itself, but {why}",
+    "W0503": "{channel} -> {sink} is allowed, but nothing needs it",
+    "E0504": "there is no channel called `{name}`",
+    "E0505": "`{channel}` is read of {wanted}, but `{name}` is {found}",
+    "E0506": "nothing in this rule receives information under the name `{name}`",
+    # --- E06: what a backend cannot express (emit/) ---
+    "E0601": "the {backend} backend cannot compile {construct} yet",
+    "E0602": "the {backend} backend has no way to write `{operation}`",
+    # --- W: worth knowing ---
+    "W0201": "`{name}` is never used",
+}

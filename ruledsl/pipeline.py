@@ -1,0 +1,103 @@
+"""The compiler, top to bottom: text in, checked rules out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ruledsl.analysis.check_types import check_types
+from ruledsl.analysis.contract import check_contract
+from ruledsl.analysis.flow import Ledger, trace_flow
+from ruledsl.analysis.resolve import Found, Library, resolve
+from ruledsl.analysis.typed import TypedRule
+from ruledsl.diagnostics import Diagnostic, Diagnostics, Text
+from ruledsl.ir.differentiate import differentiate
+from ruledsl.ir.equations import Equations
+from ruledsl.ir.lower import lower
+from ruledsl.ir.nodes import Place
+from ruledsl.ir.simplify import Simplifier
+from ruledsl.language.parser import parse
+from ruledsl.language.tree import Definition, Span
+
+Lookup = Callable[[str], Found | None]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One definition after all stages. What a stage that failed would have given is None.
+
+    `lowered` holds the equations as they were written (the reference interpreter executes these), `equations` the
+    canonical ones, which the ledger was read from and which a backend emits.
+    """
+
+    definition: Definition
+    text: Text
+    diagnostics: tuple[Diagnostic, ...]
+    typed: TypedRule | None = None
+    lowered: Equations | None = None
+    equations: Equations | None = None
+    ledger: Ledger = ()
+
+    @property
+    def errors(self) -> list[Diagnostic]:
+        """Those diagnostics that are errors."""
+        return [d for d in self.diagnostics if d.severity == "error"]
+
+
+def check(found: Found, library: Library, values: Mapping[str, float | bool] | None = None) -> Checked:
+    """One definition through every stage up to the contract; stops after a stage that found errors."""
+    diagnostics = Diagnostics(found.text)
+
+    def result(**stages: object) -> Checked:
+        return Checked(found.definition, found.text, tuple(diagnostics.sorted()), **stages)  # type: ignore[arg-type]
+
+    flat = resolve(found, library, diagnostics)
+    typed = check_types(flat, values or {}, diagnostics)
+    if diagnostics.errors:
+        return result(typed=typed)
+    lowered = differentiate(lower(typed), _reporter(diagnostics))
+    if diagnostics.errors:
+        return result(typed=typed)
+    equations = simplify(lowered)
+    ledger = trace_flow(equations)
+    check_contract(typed, equations, ledger, diagnostics)
+    return result(typed=typed, lowered=lowered, equations=equations, ledger=ledger)
+
+
+def simplify(equations: Equations) -> Equations:
+    """The canonical form of every equation, in one `Simplifier`, so that shared work is found across them."""
+    from dataclasses import replace
+
+    simplifier = Simplifier()
+    return replace(equations, equations=tuple(e.with_value(simplifier(e.value)) for e in equations.equations))
+
+
+def check_text(text: Text, fallback: Lookup, known: Callable[[], list[str]]) -> tuple[list[Checked], list[Diagnostic]]:
+    """Every definition of a text, and the diagnostics that belong to none of them (those of the grammar).
+
+    A definition with a syntax error in it is not checked any further: half of it would be missing.
+    """
+    file, syntax = parse(text)
+    library = Library(file, text, fallback, known)
+    seen: set[str] = set()
+    twice = Diagnostics(text)
+    checked: list[Checked] = []
+    for definition in file.definitions:
+        if definition.name.id in seen:
+            twice.add("E0226", definition.name.span, name=definition.name.id)
+        seen.add(definition.name.id)
+        if not any(_inside(d.span, definition.span) for d in syntax if d.severity == "error"):
+            checked.append(check(Found(definition, text), library))
+    return checked, [*syntax, *twice.found]
+
+
+def _inside(inner: Span, outer: Span) -> bool:
+    start, end = (inner.line, inner.column), (outer.end_line, outer.end_column)
+    return (outer.line, outer.column) <= start <= end
+
+
+def _reporter(diagnostics: Diagnostics) -> Callable[..., None]:
+    def report(code: str, place: Place, **values: object) -> None:
+        diagnostics.add(code, place.span, text=place.text, **values)
+
+    return report

@@ -1,0 +1,112 @@
+"""The folder of a run. A file appears under its final name only when all of it is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ruledsl.errors import UserError, need
+
+PACKAGES = ("ruledsl", "numpy", "torch", "jax", "flax", "scikit-learn", "safetensors")
+
+
+class RunFolder:
+    """A folder that this run made. Raises UserError where nothing can be written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._metrics: list[str] = []
+
+    @classmethod
+    def create(cls, wanted: Path) -> RunFolder:
+        """A new folder: `wanted`, or `wanted-2`, `wanted-3` ... where a run is there already."""
+        wanted = wanted.absolute()
+        number, path = 1, wanted
+        if not wanted.name:
+            raise UserError(f"{wanted} cannot be a run folder", "choose another folder with --out")
+        try:
+            wanted.parent.mkdir(parents=True, exist_ok=True)
+            while not _made(path):
+                number += 1
+                path = wanted.with_name(f"{wanted.name}-{number}")
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        return cls(path)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        self.write_bytes(name, text.encode())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file."""
+        self.write_text(name, json.dumps(value, indent=2) + "\n")
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file."""
+        write_whole(self.path / name, content)
+
+    def add_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add one line to `metrics.jsonl`. NaN and infinity, which JSON lacks, are written as null."""
+        self._metrics.append(json.dumps({name: _finite(value) for name, value in record.items()}))
+        self.write_text("metrics.jsonl", "\n".join(self._metrics) + "\n")
+
+    def write_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Write `weights.safetensors`."""
+        save = need("safetensors.numpy", "saving weights", "train").save
+        self.write_bytes("weights.safetensors", save(dict(weights)))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside `path`, then rename it. Raises UserError where that is impossible."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on: versions, machine and command."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "command": sys.argv,
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _made(path: Path) -> bool:
+    """Whether `path` is a new folder now, or was there and empty. Raises OSError where it is a file."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return not any(path.iterdir())
+    return True
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {path}: {error.strerror}", "choose another folder with --out")

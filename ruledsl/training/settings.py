@@ -1,0 +1,138 @@
+"""Configurations as TOML: reading, settings from the command line, writing with each field's meaning beside it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from ruledsl.errors import UserError, suggest
+from ruledsl.training.config import Config
+
+
+def read_config(path: Path | None = None, settings: Iterable[str] = (), **flags: Any) -> Config:
+    """The configuration of a TOML file, changed by `a.b=value` settings and by flags given as nested mappings.
+
+    Flags that are None are left out. Raises UserError that names the field.
+    """
+    values = _read_toml(path) if path else {}
+    for name, value in flags.items():
+        if value is not None:
+            _merge(values, {name: value})
+    for setting in settings:
+        _merge(values, parse_setting(setting))
+    return make_config(values)
+
+
+def make_config(values: Mapping[str, Any]) -> Config:
+    """A configuration from nested mappings. Raises UserError that names the field."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(*_worded(error)) from None
+
+
+def parse_setting(setting: str) -> dict[str, Any]:
+    """`optimizer.lr=0.1` as `{"optimizer": {"lr": 0.1}}`. What is no TOML value is a text (`model.name=mlp`)."""
+    path, equals, text = setting.partition("=")
+    names = [name.strip() for name in path.split(".")]
+    if not equals or not all(names):
+        raise UserError(f"cannot read the setting `{setting}`", "write it as --set optimizer.lr=0.1")
+    value: Any
+    try:
+        value = tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    values = {names[-1]: value}
+    for name in reversed(names[:-1]):
+        values = {name: values}
+    return values
+
+
+def to_toml(config: BaseModel) -> str:
+    """The configuration as TOML that `read_config` reads back, each field with its description. None is left out."""
+    return "\n".join(_sections(config, ())).lstrip("\n") + "\n"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"the configuration {path} is not valid TOML: {error}") from None
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for name, change in changes.items():
+        if isinstance(change, Mapping) and isinstance(values.get(name), dict):
+            _merge(values[name], change)
+        else:
+            values[name] = dict(change) if isinstance(change, Mapping) else change
+
+
+def _worded(error: ValidationError) -> tuple[str, str | None]:
+    problem = error.errors()[0]
+    path = [str(part) for part in problem["loc"]]
+    field = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        section = _section(path[:-1])
+        nearest = suggest(path[-1], section.model_fields)
+        where = f" in [{'.'.join(path[:-1])}]" if path[:-1] else ""
+        return f"the configuration has no field `{path[-1]}`{where}", nearest
+    described = _section(path[:-1]).model_fields.get(path[-1]) if path else None
+    help = described.description if described else None
+    return f"the setting {field} cannot be {problem['input']!r}: {problem['msg']}", help
+
+
+def _section(path: list[str]) -> type[BaseModel]:
+    """The model of a section; the innermost one that exists."""
+    section: type[BaseModel] = Config
+    for name in path:
+        if name not in section.model_fields:
+            continue  # a key of a mapping of sections
+        annotation = section.model_fields[name].annotation
+        for inner in (annotation, *get_args(annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                section = inner
+    return section
+
+
+def _sections(section: BaseModel, path: tuple[str, ...]) -> Iterator[str]:
+    later: list[tuple[str, BaseModel]] = []
+    if path:
+        title = f"  # {section.__doc__.strip().splitlines()[0]}" if section.__doc__ else ""
+        yield f"\n[{'.'.join(map(_key, path))}]{title}"
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            later.append((name, value))
+        elif isinstance(value, dict) and any(isinstance(inner, BaseModel) for inner in value.values()):
+            later += [(f"{name}.{key}", inner) for key, inner in value.items()]
+        elif value is not None:
+            yield f"{name} = {_value(value)}  # {field.description}"
+    for name, inner in later:
+        yield from _sections(inner, (*path, *name.split(".", 1)))
+
+
+def _value(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case str() | Path():
+            return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+        case list() | tuple():
+            return f"[{', '.join(map(_value, value))}]"
+        case dict():
+            return f"{{ {', '.join(f'{_key(k)} = {_value(v)}' for k, v in value.items())} }}" if value else "{}"
+    raise TypeError(f"{value!r} has no form in TOML")
+
+
+def _key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _value(key)

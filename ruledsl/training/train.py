@@ -1,0 +1,274 @@
+"""One run, from a configuration to a folder with everything that came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ruledsl import architectures, data
+from ruledsl.architectures import Architecture
+from ruledsl.data import Dataset
+from ruledsl.errors import UserError, need, suggest
+from ruledsl.program import TASK, Program, Schedule
+from ruledsl.training.config import Config, OptimizerConfig
+from ruledsl.training.engine import Diverged, Engine, decaying_by_themselves, find_engine, weights
+from ruledsl.training.loop import Epoch, Listener, run
+from ruledsl.training.run_folder import RunFolder, environment
+from ruledsl.training.settings import to_toml
+
+if TYPE_CHECKING:
+    from ruledsl.rule import Rule
+
+
+class Stopped(UserError):
+    """A run that did not reach its end; `run` is what it left."""
+
+    def __init__(self, message: str, help: str, run: Run) -> None:
+        super().__init__(message, help)
+        self.run = run
+
+
+class Interrupted(Stopped):
+    """The user pressed Ctrl-C."""
+
+
+class TrainingDiverged(Stopped):
+    """The loss became NaN or infinite."""
+
+
+@dataclass
+class Run:
+    """A run that has ended. `status` is finished, interrupted or diverged."""
+
+    config: Config
+    folder: Path
+    status: str = "finished"
+    epochs: list[Epoch] = field(default_factory=list)
+
+    @property
+    def test_error(self) -> float:
+        """The share of test images that the network has wrong after the last epoch."""
+        return self.epochs[-1].test.error
+
+    @property
+    def seconds_per_epoch(self) -> float | None:
+        """Training time, without evaluation, averaged; None if no epoch was finished."""
+        trained = [epoch.seconds for epoch in self.epochs if epoch.train]
+        return sum(trained) / len(trained) if trained else None
+
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` says."""
+        finished = len(self.epochs) - 1
+        test_error = self.test_error if self.epochs else None
+        return {
+            "status": self.status,
+            "epochs": max(0, finished),
+            "test_error": test_error,
+            "seconds_per_epoch": self.seconds_per_epoch,
+        }
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first step: everything is found, checked and built, nothing is written."""
+
+    config: Config
+    dataset: Dataset
+    architecture: Architecture
+    engine: Engine
+    rule: Rule | None
+    output: Rule | None
+    programs: tuple[Program | None, Program | None]
+
+    def with_folder(self, folder: Path) -> Prepared:
+        """The same run into another folder."""
+        return replace(self, config=self.config.model_copy(update={"out": folder}))
+
+    @property
+    def title(self) -> str:
+        """Rule, network and dataset."""
+        rule = self.rule.name if self.rule else "autograd"
+        return f"{rule} on {self.dataset.name} ({self.architecture.name}, seed {self.config.seed})"
+
+
+def train(config: Config, listener: Listener | None = None) -> Run:
+    """Train as `config` says, into a new folder.
+
+    Raises RuleError for a rule with errors, UserError for anything else in the call, Interrupted and
+    TrainingDiverged when the run stops early; its folder then holds what was finished.
+    """
+    return start(prepare(config), listener or Listener())
+
+
+def prepare(config: Config) -> Prepared:
+    """Find, check and build everything. Raises like `train`."""
+    rule = load_rule(config.rule, config.parameters)
+    output = load_rule(config.output, {}) if config.output else None
+    programs = rule.compile(config.backend), output.compile(config.backend) if output else None
+    return prepare_with(config, rule, output, programs)
+
+
+def prepare_with(
+    config: Config,
+    rule: Rule | None,
+    output: Rule | None,
+    programs: tuple[Program | None, Program | None],
+    dataset: Dataset | None = None,
+) -> Prepared:
+    """The same for programs that are compiled already (None: the backend's own backpropagation) and loaded data."""
+    need("safetensors", "saving weights", "train")
+    if config.tensorboard:
+        need("tensorboardX", "TensorBoard events", "train")
+    dataset = dataset or load_dataset(config)
+    config = resolved(config, dataset, programs)
+    architecture = architectures.get(config.model.name, dataset.shape, dataset.classes, **config.model.options)
+    engine = find_engine(config.backend)
+    engine.init(architecture, *programs, config)
+    return Prepared(config, dataset, architecture, engine, rule, output, programs)
+
+
+def start(prepared: Prepared, listener: Listener) -> Run:
+    """Train what was prepared, into a new folder. Raises UserError, Interrupted, TrainingDiverged."""
+    config, engine = prepared.config, prepared.engine
+    folder = RunFolder.create(config.out or Path("runs") / _folder_name(prepared))
+    result = Run(config.model_copy(update={"out": folder.path}), folder.path)
+    _describe(folder, prepared, result.config)
+    events = _events(folder) if config.tensorboard else None
+    schedule = prepared.programs[0].schedule if prepared.programs[0] else Schedule()
+    listener.begin(prepared.title, config.epochs, prepared.dataset.train.batches_per_epoch(config.data.batch_size))
+    for note in _notes(prepared):
+        listener.note(note)
+    try:
+        for epoch in run(engine, prepared.dataset, config, schedule, listener):
+            result.epochs.append(epoch)
+            record = epoch.record()
+            folder.add_metrics(record)
+            folder.write_weights(weights(engine.state()))
+            if events:
+                for name, value in record.items():
+                    if value is not None and name != "epoch":
+                        events.add_scalar(name, value, epoch.epoch)
+            listener.epoch(epoch)
+    except KeyboardInterrupt:
+        result.status = "interrupted"
+        raise Interrupted(
+            f"interrupted in epoch {len(result.epochs)} of {config.epochs}",
+            f"what was finished before it is in {folder.path}",
+            result,
+        ) from None
+    except Diverged as diverged:
+        result.status = "diverged"
+        raise _explained(diverged, result) from None
+    finally:
+        listener.end()
+        if events:
+            events.close()
+        folder.write_json("summary.json", result.summary())
+    return result
+
+
+def load_dataset(config: Config) -> Dataset:
+    """The images that a run learns from and is tested with. Raises UserError."""
+    dataset = data.load(config.data.name, config.data.folder, **config.data.options)
+    dataset = dataset.limited(config.data.train_images, config.data.test_images)
+    return dataset.standardized() if config.data.standardize else dataset
+
+
+def load_rule(name: str, parameters: Mapping[str, float | bool]) -> Rule:
+    """A rule by name or path. Raises RuleError, UserError."""
+    import ruledsl
+
+    if parameters:
+        known = ruledsl.load(name).parameters
+        for parameter in parameters:
+            if parameter not in known:
+                raise UserError(f"the rule {name} has no parameter `{parameter}`", suggest(parameter, known))
+    rule: Rule = ruledsl.load(name, **parameters)
+    if rule.kind != "rule":
+        raise UserError(f"`{name}` is no rule but of the kind {rule.kind}", "`ruledsl list` shows the rules")
+    return rule
+
+
+def resolved(config: Config, dataset: Dataset, programs: tuple[Program | None, Program | None]) -> Config:
+    """The configuration with what was left open: the network, and the optimizers that the rules bring along."""
+    optimizers = {TASK: config.optimizer, **config.optimizers}
+    for program in reversed([p for p in programs if p is not None]):
+        for name, (kind, values) in program.optimizers.items():
+            asked = optimizers[name].model_dump(exclude_unset=True) if name in optimizers else {}
+            optimizers[name] = OptimizerConfig.model_validate({"name": kind, **values, **asked})
+        used = {f.optimizer for f in program.functions if f.role == "grad"}
+        for name in sorted(used - optimizers.keys()):
+            raise UserError(
+                f"the rule {program.rule} trains by an optimizer `{name}`, which the configuration does not have",
+                f"set it, for example --set optimizers.{name}.lr=0.01",
+            )
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"name": config.model.name or dataset.model}),
+            "optimizer": optimizers.pop(TASK),
+            "optimizers": optimizers,
+        }
+    )
+
+
+class Events(Protocol):
+    """The part of a TensorBoard writer that a run uses."""
+
+    def add_scalar(self, tag: str, scalar_value: Any, global_step: int) -> None:
+        """Record a number."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+def _events(folder: RunFolder) -> Events:
+    writer: Events = need("tensorboardX", "TensorBoard events", "train").SummaryWriter(str(folder.path / "tensorboard"))
+    return writer
+
+
+def _folder_name(prepared: Prepared) -> str:
+    rule = prepared.rule.name if prepared.rule else "autograd"
+    return f"{rule}-{prepared.architecture.name}-{prepared.dataset.name}-seed{prepared.config.seed}"
+
+
+def _describe(folder: RunFolder, prepared: Prepared, config: Config) -> None:
+    folder.write_text("config.toml", to_toml(config))
+    folder.write_json("environment.json", environment())
+    for rule, program in zip((prepared.rule, prepared.output), prepared.programs, strict=True):
+        if program is not None:
+            folder.write_text(f"{program.rule}_{program.backend}.py", program.source)
+        if rule is not None:
+            prefix = "" if rule is prepared.rule else "output_"
+            folder.write_text(f"{prefix}{rule.name}.rule", rule.text)
+            folder.write_json(f"{prefix}ledger.json", ledger_of(rule))
+
+
+def ledger_of(rule: Rule) -> dict[str, Any]:
+    """Name, verdict and ledger of a rule, ready for JSON."""
+    columns = ("source", "sink", "channel", "phase", "line", "column", "term")
+    entries = [{name: getattr(entry, name) for name in columns} for entry in rule.ledger]
+    return {"rule": rule.name, "verdict": rule.verdict, "ledger": entries}
+
+
+def _notes(prepared: Prepared) -> list[str]:
+    program, decay = prepared.programs[0], prepared.config.optimizer.weight_decay
+    own = sorted(decaying_by_themselves(program)) if program else []
+    if decay and own:
+        return [f"the rule decays {', '.join(own)} itself: the optimizer's weight_decay = {decay} does not act on them"]
+    return []
+
+
+def _explained(diverged: Diverged, result: Run) -> TrainingDiverged:
+    config = result.config
+    tries = [f"a smaller learning rate (optimizer.lr is {config.optimizer.lr:g})"]
+    if not config.schedule.warmup:
+        tries.append("a warm-up (schedule.warmup=1)")
+    tries.append("a rule whose feedback is normalised, such as nusf or usf_sn")
+    return TrainingDiverged(
+        f"the run diverged in epoch {len(result.epochs)}: the loss is {diverged.loss}, "
+        f"and such a number appeared first in {diverged.where}",
+        f"try {', '.join(tries)}; what was finished before is in {result.folder}",
+        result,
+    )

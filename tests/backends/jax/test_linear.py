@@ -1,0 +1,137 @@
+"""The JAX backend's linear maps equal the reference's, under every transformation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ruledsl.reference import maps
+from tests.geometries import BATCH, CONVS, GEOMETRIES, ConvGeometry, Geometry
+
+jax = pytest.importorskip("jax")
+from jax import numpy as jnp  # noqa: E402
+
+from ruledsl_jax import layouts, linear  # noqa: E402
+
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+precisions = pytest.mark.parametrize("dtype", TOLERANCE)
+geometries = pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+
+
+def make(module: Any, geometry: Geometry) -> Any:
+    arguments: dict[str, Any] = dict(geometry.arguments())
+    return module.Conv2d(**arguments) if isinstance(geometry, ConvGeometry) else module.Dense(**arguments)
+
+
+def arrays(geometry: Geometry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    layer = make(maps, geometry)
+    rng = np.random.default_rng(0)
+    shapes = (layer.kernel_shape, (BATCH, *layer.pre_shape), (BATCH, *layer.post_shape))
+    kernel, pre, post = (rng.normal(size=shape) for shape in shapes)
+    return kernel, pre, post
+
+
+def close(found: Any, expected: np.ndarray, dtype: str) -> None:
+    found = np.asarray(found)
+    assert found.dtype == dtype
+    assert found.shape == expected.shape
+    scale = max(1.0, float(np.abs(expected).max()))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE[dtype] * scale)
+
+
+@geometries
+@precisions
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+def test_maps_equal_the_reference(geometry: Geometry, dtype: str, compiled: bool) -> None:
+    M, x, v = arrays(geometry)
+    reference, layer = make(maps, geometry), make(linear, geometry)
+    wrap = jax.jit if compiled else lambda f: f
+    with jax.enable_x64(dtype == "float64"):
+        kernel = jnp.asarray(layouts.kernel_to_jax(M), dtype)
+        pre, post = (jnp.asarray(layouts.activity_to_jax(a), dtype) for a in (x, v))
+        close(layouts.activity_from_jax(wrap(layer.apply)(kernel, pre)), reference.apply(M, x), dtype)
+        close(layouts.activity_from_jax(wrap(layer.adjoint)(kernel, post)), reference.adjoint(M, v), dtype)
+        for mean in (None, "batch", "all"):
+            outer = wrap(lambda a, b, mean=mean: layer.outer(a, b, mean))(post, pre)
+            close(layouts.kernel_from_jax(outer), reference.outer(v, x, mean), dtype)
+        close(layer.sum_to_units(post), reference.sum_to_units(v), dtype)
+        close(layouts.activity_from_jax(layer.mean_positions(post)), reference.mean_positions(v), dtype)
+        close(layouts.activity_from_jax(layer.sum_positions(post)), reference.sum_positions(v), dtype)
+        per_unit = np.arange(v.shape[1], dtype=dtype)
+        spread = layouts.activity_from_jax(layer.spread(jnp.asarray(per_unit)) * post)
+        close(spread, reference.spread(per_unit) * v, dtype)
+    assert layer.positions(post) == reference.positions(v)
+
+
+@geometries
+def test_sizes_equal_the_reference(geometry: Geometry) -> None:
+    reference, layer = make(maps, geometry), make(linear, geometry)
+    M, x, v = arrays(geometry)
+    assert layer.kernel_shape == layouts.kernel_to_jax(M).shape
+    assert layer.pre_shape == layouts.activity_to_jax(x).shape[1:]
+    assert layer.post_shape == layouts.activity_to_jax(v).shape[1:]
+    assert (layer.fan_in, layer.fan_out) == (reference.fan_in, reference.fan_out)
+
+
+@geometries
+def test_maps_are_differentiable_in_both_arguments(geometry: Geometry) -> None:
+    """Each of the three is bilinear, and the three are each other's derivatives."""
+    layer = make(linear, geometry)
+    M, x, v = arrays(geometry)
+    with jax.enable_x64(True):
+        kernel = jnp.asarray(layouts.kernel_to_jax(M))
+        pre, post = (jnp.asarray(layouts.activity_to_jax(a)) for a in (x, v))
+        by_kernel, by_post = jax.vjp(layer.adjoint, kernel, post)[1](pre)
+        np.testing.assert_allclose(by_kernel, layer.outer(post, pre), atol=1e-10)
+        np.testing.assert_allclose(by_post, layer.apply(kernel, pre), atol=1e-10)
+        by_post, by_pre = jax.vjp(layer.outer, post, pre)[1](kernel)
+        np.testing.assert_allclose(by_post, layer.apply(kernel, pre), atol=1e-10)
+        np.testing.assert_allclose(by_pre, layer.adjoint(kernel, post), atol=1e-10)
+
+
+@geometries
+def test_maps_work_under_vmap(geometry: Geometry) -> None:
+    """A stack of three kernels, as in an ensemble, and of three batches."""
+    layer = make(linear, geometry)
+    M, x, v = arrays(geometry)
+    with jax.enable_x64(True):
+        kernels, pres, posts = (
+            jnp.stack([jnp.asarray(to_jax(a)) * (k + 1) for k in range(3)])
+            for to_jax, a in (
+                (layouts.kernel_to_jax, M),
+                (layouts.activity_to_jax, x),
+                (layouts.activity_to_jax, v),
+            )
+        )
+        for function, first, second in (
+            (layer.apply, kernels, pres),
+            (layer.adjoint, kernels, posts),
+            (layer.outer, posts, pres),
+        ):
+            for stacked in (jax.vmap(function), jax.jit(jax.vmap(function))):
+                one_by_one = jnp.stack([function(a, b) for a, b in zip(first, second, strict=True)])
+                np.testing.assert_allclose(stacked(first, second), one_by_one, atol=1e-10)
+            shared = jax.vmap(function, (None, 0))(first[0], second)
+            np.testing.assert_allclose(shared, jnp.stack([function(first[0], b) for b in second]), atol=1e-10)
+
+
+def test_layers_are_static_arguments() -> None:
+    layer = make(linear, CONVS[0])
+    assert hash(layer) == hash(make(linear, CONVS[0]))
+    assert layer == make(linear, CONVS[0])
+
+
+def test_padding_may_differ_between_the_sides() -> None:
+    layer = linear.Conv2d(2, 3, (2, 3), (2, 2), ((0, 1), (1, 0)), (1, 1), 1, (5, 6))
+    even = linear.Conv2d(2, 3, (2, 3), (2, 2), (0, 0), (1, 1), 1, (6, 7))
+    rng = np.random.default_rng(0)
+    M, x = rng.normal(size=layer.kernel_shape), rng.normal(size=(BATCH, *layer.pre_shape))
+    padded = np.pad(x, ((0, 0), (0, 1), (1, 0), (0, 0)))
+    with jax.enable_x64(True):
+        u = layer.apply(jnp.asarray(M), jnp.asarray(x))
+        assert u.shape == (BATCH, *layer.post_shape)
+        np.testing.assert_allclose(u, even.apply(jnp.asarray(M), jnp.asarray(padded)), atol=1e-12)
+        pre = layer.adjoint(jnp.asarray(M), u)
+        np.testing.assert_allclose(pre, even.adjoint(jnp.asarray(M), u)[:, :-1, 1:], atol=1e-12)

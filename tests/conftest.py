@@ -1,0 +1,48 @@
+"""What all tests share: one thread for each test process, the datasets of $RULEDSL_DATA, and the GPU marker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+# Before anything imports torch or jax, which read these once. Several test processes share few cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+
+import pytest
+from hypothesis import settings
+
+# On a shared machine a slow moment is no failure, and a test that failed once must fail again.
+settings.register_profile("ruledsl", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ruledsl")
+
+
+@pytest.fixture(scope="session")
+def dataset_folder() -> Callable[[str], Path]:
+    """`dataset_folder("mnist")` is the folder of that name in $RULEDSL_DATA; the test is skipped where there is none."""
+
+    def find(name: str) -> Path:
+        place = os.environ.get("RULEDSL_DATA")
+        if place is None:
+            pytest.skip(f"needs the dataset {name}, and RULEDSL_DATA is not set")
+        if not (Path(place) / name).is_dir():
+            pytest.skip(f"needs the dataset {name}, which is not in RULEDSL_DATA={place}")
+        return Path(place) / name
+
+    return find
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where PyTorch finds none; torch is imported only if there are such tests."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU that PyTorch can use"))
