@@ -15,7 +15,7 @@ MESSAGES: dict[str, str] = {
     "E0108": "the file has no rule, optimizer or constraint in it",
     "E0109": "the file is not UTF-8 text",
     "E0110": "`{written}` cannot stand here: {reason}",
-    "E0111": "a file of more than {limit} words and signs is too long",
+    "E0111": "a file of more than {limit} words, signs and comments is too long",
 }
 
 MESSAGES |= {

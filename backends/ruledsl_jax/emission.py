@@ -21,7 +21,7 @@ def _reduce(function: str, bound: str = "") -> Form:
         if node.attrs[0] is None:
             return f"{function}({value})"
         if node.attrs[0] == "positions":
-            return f"{writer.use('layer')}.over_positions({function}, {value}){bound}"
+            return forms.over_positions(node.op, "jnp.sqrt", "jnp.square")(writer, node)
         return f"{function}({value}, axis={_axis(node)}, keepdims=True){bound}"
 
     return form
@@ -49,7 +49,9 @@ def _fill(writer: Writer, node: Node) -> str:
 
 def _normal(writer: Writer, node: Node) -> str:
     mean, std = node.args
-    drawn = f"{writer.write(std, PRODUCT + 1)} * jax.random.normal(key, shape)"
+    drawn = "jax.random.normal(key, shape)"
+    if std.constant != 1:
+        drawn = f"{writer.write(std, PRODUCT + 1)} * {drawn}"
     return drawn if mean.constant == 0 else f"{writer.write(mean)} + {drawn}"
 
 
@@ -67,6 +69,7 @@ _ON_ARRAYS = ("sign", "abs", "exp", "log", "tanh", "sqrt", "where")
 BACKEND = Backend(
     name="jax",
     generator="key",
+    imports={"math": "import math", "jax": "import jax", "jnp": "import jax.numpy as jnp"},
     templates=Path(__file__).parent / "templates",
     reserved=frozenset(("jax", "jnp")),
     operations={

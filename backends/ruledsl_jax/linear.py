@@ -108,6 +108,16 @@ class Conv2d:
     input_size: Pair
 
     @property
+    def units_in(self) -> int:
+        """Channels, as a dense layer calls them."""
+        return self.channels_in
+
+    @property
+    def units_out(self) -> int:
+        """Channels, as a dense layer calls them."""
+        return self.channels_out
+
+    @property
     def kernel_shape(self) -> tuple[int, ...]:
         """[height, width, channels_in / groups, channels_out]"""
         return (*self.kernel_size, self.channels_in // self.groups, self.channels_out)

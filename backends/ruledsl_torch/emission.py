@@ -59,7 +59,7 @@ def _reduce(method: str, options: str = "") -> Form:
         if node.attrs[0] is None:
             return f"{value}.{method}({options})"
         if node.attrs[0] == "positions":
-            return f"{writer.use('layer')}.over_positions(torch.{method}, {writer.write(node.args[0])}{more})"
+            return forms.over_positions(method, "torch.sqrt", "torch.square")(writer, node)
         return f"{value}.{method}({_axis(node)}, keepdim=True{more})"
 
     return form
@@ -68,7 +68,7 @@ def _reduce(method: str, options: str = "") -> Form:
 def _length(writer: Writer, node: Node) -> str:
     value = writer.write(node.args[0])
     if node.attrs[0] == "positions":
-        return f"{writer.use('layer')}.over_positions(torch.linalg.vector_norm, {value}).clamp(min=1e-6)"
+        return forms.over_positions("length", "torch.sqrt", "torch.square")(writer, node)
     return f"torch.linalg.vector_norm({value}, dim={_axis(node)}, keepdim=True).clamp(min=1e-6)"
 
 
@@ -110,6 +110,7 @@ def _signs(writer: Writer, node: Node) -> str:
 BACKEND = Backend(
     name="torch",
     generator="generator=None",
+    imports={"math": "import math", "torch": "import torch"},
     templates=Path(__file__).parent / "templates",
     reserved=frozenset(("torch",)),
     operations={

@@ -88,7 +88,7 @@ class Engine:
     def probe(self) -> dict[str, float]:
         """See `ruledsl.training.engine.Engine.probe`."""
         found: dict[str, float] = {}
-        for name, layer in self._layers():
+        for name, layer in list(self._layers())[1:]:  # the first one sends to nobody
             for tensor in layer.plan.program.tensors:
                 value = layer.tensor(tensor.name)
                 if tensor.space == ("post", "pre") and value is not None and value.shape == layer.W.shape:

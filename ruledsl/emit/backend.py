@@ -31,6 +31,7 @@ class Backend:
     operations  a `Form` for each operation that is no plain arithmetic (those are the same everywhere)
     random      a `Form` for each distribution; `shape` and `generator` name the arguments that every draw has
     generator   the argument of initialisers that randomness comes from, with its default
+    imports     the statements that a module needs, by the module's name in the code; only those used are emitted
     templates   the folder with `module.py.j2`
     reserved    names that an emitted module uses itself, and that no argument of it may take
     """
@@ -39,6 +40,7 @@ class Backend:
     operations: Mapping[str, Form]
     random: Mapping[str, Form]
     generator: str
+    imports: Mapping[str, str]
     templates: Path
     reserved: frozenset[str] = field(default_factory=frozenset)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import jinja2
 from ruledsl.diagnostics import RuleError, report
 from ruledsl.emit.backend import Backend, backend
 from ruledsl.emit.expressions import Unwritable, Writer, constant
+from ruledsl.emit.layout import statement
 from ruledsl.emit.naming import LAYER_ATTRIBUTES, Names
 from ruledsl.emit.sharing import shared_terms
 from ruledsl.ir.equations import Equation, Equations
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 WIDTH = 100
 _FIXED = ("x", "u", "delta", "delta_k", "e", "target", "g", "W", "b", "p")
 _FIXED_SCALARS = ("step", "epoch", "progress", "lr", "fan_in", "fan_out", "batch_size", "classes", "sources", "targets")
-_RANK = {name: rank for rank, name in enumerate(("shape", "layer", "phi", "dphi", "p", "W", "b"))}
+_RANK = {name: 2 * rank for rank, name in enumerate(("shape", "layer", "phi", "dphi", "p", "W", "b"))}
 
 
 @dataclass
@@ -35,9 +37,8 @@ class Written:
 
     function: Function
     signature: str
-    doc: str
+    doc: list[str]
     lines: list[str]
-    result: str
 
 
 @dataclass
@@ -46,7 +47,12 @@ class Emitted:
 
     functions: list[Written] = field(default_factory=list)
     header: list[str] = field(default_factory=list)
-    needs_math: bool = False
+    imports: list[str] = field(default_factory=list)
+
+    @property
+    def has_layer(self) -> bool:
+        """Whether any function uses the linear map."""
+        return any("layer" in written.function.arguments for written in self.functions)
 
 
 def emit(rule: Rule, backend_name: str) -> Program:
@@ -103,7 +109,10 @@ class _Emission:
                 self._collect(emitted, failures, phase, equation, equation.role, equation.target, terms)
         if failures:
             raise RuleError([self._explain(failure) for failure in failures])
-        emitted.needs_math = any("math." in line for w in emitted.functions for line in (*w.lines, w.result, w.signature))
+        text = "\n".join(line for w in emitted.functions for line in (w.signature, *w.lines))
+        emitted.imports = [line for module, line in self.target.imports.items() if re.search(rf"\b{module}\.", text)]
+        if emitted.imports[:1] == ["import math"] and len(emitted.imports) > 1:
+            emitted.imports.insert(1, "")
         return emitted
 
     def _explain(self, failure: Unwritable):  # type: ignore[no-untyped-def]
@@ -139,14 +148,14 @@ class _Emission:
         else:
             writer.name_shared(node)
             result = writer.write(node)
-            if isinstance(what, Node) and writer.lines and writer.lines[-1].partition(" = ")[0] == result:
-                result = writer.lines.pop().partition(" = ")[2]
         name = self._function_name(phase, what, role, wish)
         arguments = tuple(sorted(writer.arguments, key=self._order))
         optimizer = what.optimizer if isinstance(what, Equation) else TASK
         target = None if isinstance(what, Node) or role == "send" else self.names_or_signal(what.target)
         function = Function(role, name, arguments, phase, target, optimizer)
-        return Written(function, self._signature(name, arguments), self._doc(what, role, node), writer.lines, result)
+        lines = [line for name, value in writer.lines for line in statement(f"{name} = ", value)]
+        lines += statement("return ", result)
+        return Written(function, self._signature(name, arguments), self._doc(what, role, node), lines)
 
     def names_or_signal(self, target: str) -> str:
         """The Python name of what an equation is for."""
@@ -193,7 +202,9 @@ class _Emission:
             return 400 + _FIXED_SCALARS.index(argument), ""
         if argument in self._parameters():
             return 500, argument
-        return (600, "") if argument == self.target.generator.partition("=")[0] else (300, argument)
+        if argument == self.target.generator.partition("=")[0]:
+            return (600 if "=" in self.target.generator else 1), ""
+        return 300, argument
 
     def _parameters(self) -> dict[str, float | bool]:
         return {self.names[name]: value for name, value in self.equations.parameters.items()}
@@ -211,7 +222,7 @@ class _Emission:
     def _doc(self, what: Equation | Node, role: Role, node: Node) -> str:
         shown = show(_unnamed(node), names=True)
         if isinstance(what, Node):
-            return f"{shown}, which several equations read."
+            return _docstring(f"{shown}, which several equations read.")
         words = {
             "send": "The error for the neurons that feed this layer",
             "grad": f"The pseudo-gradient of {what.target}",
@@ -220,7 +231,7 @@ class _Emission:
             "draw": f"The value of {what.target} in this step",
             "drive": f"The activity that stands in for {what.target} in this phase",
         }
-        return f"{words[role]}: {shown}."
+        return _docstring(f"{words[role]}: {shown}.")
 
     def _header(self) -> list[str]:
         """Title, source, digest and version. What the author wrote is shown as text that cannot end the docstring."""
@@ -229,7 +240,7 @@ class _Emission:
         rule = self.rule
         digest = hashlib.sha256(rule.text.encode()).hexdigest()[:16]
         title = f"{rule.title} ({rule.name})" if rule.title else rule.name
-        paragraphs = [f"{title}."]
+        paragraphs: list[str | list[str]] = [f"{title}."]
         if rule.source:
             paragraphs.append(f"Source: {rule.source}")
         flows = ", ".join(dict.fromkeys(f"{entry.flow} -> {entry.sink}" for entry in rule.ledger))
@@ -238,11 +249,14 @@ class _Emission:
         if static:
             paragraphs.append(f"Compiled with {', '.join(static)}.")
         documented = {n: d for n, d in self.equations.documentation.items() if n in self.equations.parameters}
-        paragraphs += [f"{self.names[name]}: {doc}" for name, doc in documented.items()]
+        if documented:
+            width = max(len(self.names[name]) for name in documented)
+            paragraphs.append([f"{self.names[name]:{width}}  {doc}" for name, doc in documented.items()])
         paragraphs.append(f"Made by ruledsl {__version__} from rule text {digest}.")
         lines: list[str] = []
         for paragraph in paragraphs:
-            lines += textwrap.wrap(_harmless(paragraph), WIDTH) or [""]
+            for part in [paragraph] if isinstance(paragraph, str) else paragraph:
+                lines += textwrap.wrap(_harmless(part), WIDTH, subsequent_indent="" if part is paragraph else "    ")
             lines.append("")
         return lines[:-1]
 
@@ -272,6 +286,12 @@ def _unnamed(node: Node) -> Node:
     from dataclasses import replace
 
     return replace(node, name=None)
+
+
+def _docstring(text: str) -> list[str]:
+    """A docstring, wrapped: the closing quotes stand behind the last line where there is only one."""
+    lines = textwrap.wrap(text, WIDTH, initial_indent='"""', subsequent_indent="    ")
+    return [f'{lines[0]}"""'] if len(lines) == 1 else [*lines, '"""']
 
 
 def _key(phase: str, node: Node) -> str:

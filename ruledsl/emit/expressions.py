@@ -57,7 +57,7 @@ class Writer:
     def __init__(self, backend: Backend, names: Names, terms: Mapping[int, str]) -> None:
         self.backend, self.names, self.terms = backend, names, terms
         self.arguments: dict[str, None] = {}
-        self.lines: list[str] = []
+        self.lines: list[tuple[str, str]] = []
         self._local: dict[int, str] = {}
         self._inside_sum = False
 
@@ -122,7 +122,7 @@ class Writer:
                 text = self.write(node)
                 name = self._fresh(node.name or node.op)
                 self._local[id(node)] = name
-                self.lines.append(f"{name} = {text}")
+                self.lines.append((name, text))
 
     def _hidden(self, node: Node, root: Node) -> bool:
         return any(part.op in ("signal", "tensor") and part.attrs[1] for part in walk(node)) and node is not root

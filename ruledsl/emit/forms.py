@@ -112,3 +112,18 @@ def number(writer: Writer, node: Node) -> str:
 def units_axis(node: Node) -> str:
     """Whether the units of the argument stand first: in one number per unit they do."""
     return "0" if node.args[0].type.axes == PER_UNIT else "1"
+
+
+def over_positions(function: str, sqrt: str, square: str) -> Form:
+    """mean, std and length over positions, which the linear map alone knows."""
+
+    def form(writer: Writer, node: Node) -> str:
+        layer, value = writer.use("layer"), writer.write(node.args[0])
+        mean = f"{layer}.mean_positions({value})"
+        if function == "mean":
+            return mean
+        if function == "std":
+            return f"{sqrt}({layer}.mean_positions({square}({value} - {mean})))"
+        return f"{sqrt}({layer}.sum_positions({square}({value}))).clip(1e-6)"
+
+    return form

@@ -121,7 +121,7 @@ def _where(node: Node, g: Node) -> Cotangents:
 
 def _apply(node: Node, g: Node) -> Cotangents:
     matrix, vector = node.args
-    over_matrix = make("outer", g, vector) if "batch" in vector.type.axes else None
+    over_matrix = make("outer", g, vector, attrs=(None,)) if "batch" in vector.type.axes else None
     return [over_matrix, make("apply", make("transpose", matrix), g)]
 
 

@@ -26,23 +26,30 @@ class Automaton:
 
         Raises Refused where what was read before it is against the rules.
         """
-        rows, rules, states, values = self.table.states, self.table.rules, self.states, self._values
+        rows, rules, states = self.table.states, self.table.rules, self.states
         while (action := rows[states[-1]].get(terminal)) is not None:
             if action >= 0:
                 if len(states) > MOST_STATES:
                     raise too_deep(token.span)
                 states.append(action)
-                values.append(token)
+                self._values.append(token)
                 return True
             symbol, length, builder = rules[~action]
-            taken = values[len(values) - length :]
-            del states[len(states) - length :], values[len(values) - length :]
-            value = self._reduced(symbol, builder, taken)
-            states.append(rows[states[-1]][symbol])
-            values.append(value)
+            if length == 1 and builder is None and symbol[0] != "_":  # `sum: product`: three reductions of four
+                states[-1] = rows[states[-2]][symbol]
+                continue
+            self._reduce(~action)
             if states[-1] == self.table.end:
                 return True
         return False
+
+    def _reduce(self, rule: int) -> None:
+        symbol, length, builder = self.table.rules[rule]
+        states, values = self.states, self._values
+        taken = values[len(values) - length :]
+        del states[len(states) - length :], values[len(values) - length :]
+        values.append(self._reduced(symbol, builder, taken))
+        states.append(self.table.states[states[-1]][symbol])
 
     def _reduced(self, symbol: str, builder: str | None, taken: list[Any]) -> Any:
         """The value of a production; a repetition is a list, which becomes part of what it stands in."""
@@ -72,7 +79,11 @@ class Automaton:
         return [row.get(terminal, -1) >= 0 for row in rows]
 
     def to_block(self) -> None:
-        """Forget what was read of the current statement."""
+        """Forget what was read of the current statement, unless it is a block that has ended."""
+        if self._values and isinstance(self._values[-1], Token) and self._values[-1].type == "RBRACE":
+            while self.states[-1] not in self.table.blocks:
+                row = self.table.states[self.states[-1]]
+                self._reduce(~row.get("RBRACE", row.get("$END", 0)))
         while self.states[-1] not in self.table.blocks:
             self.states.pop()
             self._values.pop()

@@ -34,7 +34,7 @@ class Situation(NamedTuple):
     statement: int  # the position of the token that starts the current statement
     brace: Brace | None  # the open brace that is likely to lack its partner
     brackets: list[Token]  # those open in this statement
-    lacks_brace: bool  # a definition starts here, inside another one
+    lacks_brace: bool  # what starts here belongs into an outer block
 
     @property
     def found(self) -> Token:
@@ -101,15 +101,17 @@ def words(expected: set[str]) -> str:
     take({"RULE", "CONSTRAINT"}, DEFINITIONS | {"$END"}, "`rule`, `optimizer` or `constraint`")
     take({"LET", "WHEN"}, set(table().starts - {"RBRACE"}) | {"NAME"}, "a statement")
     take({"NAME"}, {"NAME"}, "a name")
-    take({"STRING"}, {"STRING"}, "a text in double quotes")
     if operator:
         left -= OPERATORS | {"LPAR", "LSQB"}
-    named += sorted(f"`{table().spellings.get(terminal, '.T')}`" for terminal in left - {"$END"})
+    if "TILDE" in left:
+        left -= {"LSQB", "ARROW"}
+    named += sorted(f"`{table().spellings.get(terminal, '.T')}`" for terminal in left - {"$END", "STRING"})
+    take({"STRING"}, {"STRING"}, "a text in double quotes")
     if operator:
         named.append("an operator")
     elif "$END" in left:
         named.append("the end of the file")
-    return named[0] if len(named) == 1 else ", ".join(named[:-1]) + " or " + named[-1]
+    return " or ".join(filter(None, (", ".join(named[:-1]), named[-1])))
 
 
 # --- advice: one function for each slip, tried in this order -------------------------------------------------

@@ -17,7 +17,7 @@ from ruledsl.language.table import table
 from ruledsl.language.tree import Span
 
 LONGEST_FILE = 1_000_000  # characters
-MOST_WORDS = 50_000  # words and signs; the longest rule of the library has some hundreds
+MOST_WORDS = 50_000  # words, signs and comments; the longest rule of the library has some hundreds
 MOST_ERRORS = 100
 LONGEST_NUMBER = 60
 LONGEST_QUOTE = 40
@@ -121,7 +121,7 @@ class _Lexer:
             else:
                 assert shape is not None
                 getattr(self, shape.lower())(spelling, span, words)
-            if len(tokens) + bad > MOST_WORDS:
+            if len(tokens) + len(self.comments) + bad > MOST_WORDS:
                 self.complain("E0111", span, limit=MOST_WORDS)
                 complete = False
                 break

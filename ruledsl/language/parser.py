@@ -26,6 +26,8 @@ HEADS = {
     "LOCALITY": ("LOCALITY",),
     **{kind: (kind, "NAME") for kind in DEFINITIONS},
 }
+AFTER_NAME = frozenset({"EQUAL", "COLON", "ASSIGN", "LBRACE"})
+NO_STATEMENT = {block: AFTER_NAME - {"LBRACE"} for block in ("WHEN", "PHASE", "SCHEDULE", "LOCALITY")}
 
 
 class Reading(NamedTuple):
@@ -142,11 +144,16 @@ class _Parser:
         """Say that a token can't stand here, unless a bad word in the same statement explains that already."""
         token = self.tokens[position]
         since = self.tokens[max(0, self.statement - 1)].span
-        if self.open_text if token.type == "$END" else any(since < bad < token.span for bad in self.bad_words):
+        if self.open_text if token.type == "$END" else any(since <= bad <= token.span for bad in self.bad_words):
             return
         expected = table().expected(before)
         brace = self.misplaced or (self.braces[-1] if self.braces else None)
-        lacks_brace = bool(self.braces) and self.starts_definition(position)
+        blocks = self.automaton.shifts("RULE" if self.starts_definition(position) else token.type)
+        if token.type in table().starts and True in blocks[1:] and not blocks[0]:
+            brace = self.braces[-1]
+            lacks_brace = True
+        else:
+            lacks_brace = False
         situation = Situation(self.tokens, position, expected, self.statement, brace, self.brackets, lacks_brace)
         self.report(complaint(situation))
 
@@ -192,27 +199,27 @@ class _Parser:
     def starts_statement(self, position: int, brackets: int) -> bool:
         """Whether a token looks like the start of a statement, clause, entry or definition, or like a block's end.
 
-        So does `B = ...` at the start of a line: it was meant to be one.
+        So do `B = ...` and `weigth B` at the start of a line: they were meant to be one.
         """
-        token, following = self.tokens[position], self.tokens[position + 1 : position + 2]
-        if token.type != "NAME":
-            return token.type in table().starts
-        if following[0].type in ("ASSIGN", "EQUAL"):
-            first = position == 0 or self.tokens[position - 1].span.end_line < token.span.line
-            return following[0].type == "ASSIGN" or first and brackets <= 0
-        return token.text.upper() in CONTEXTUAL
+        token, following = self.tokens[position], self.tokens[min(position + 1, len(self.tokens) - 1)].type
+        first = position == 0 or self.tokens[position - 1].span.end_line < token.span.line
+        if token.type == "RBRACE":
+            return True
+        if token.type != "NAME":  # `rule rule {`, `let use = 1`: a name was meant
+            return token.type in table().starts and (first or following not in NO_STATEMENT.get(token.type, AFTER_NAME))
+        if following == "ASSIGN" or (first and brackets <= 0 and following in ("EQUAL", "NAME")):
+            return True
+        return token.text.upper() in CONTEXTUAL and following != "EQUAL"
 
     def enter_block_of(self, position: int) -> bool:
         """Go to the innermost block in which the token may stand; braces that lack before it count as written."""
         token = self.tokens[position]
-        terminal = token.type
-        if terminal == "NAME" and self.tokens[position + 1].type not in ("ASSIGN", "EQUAL"):
-            terminal = token.text.upper()
-        blocks = self.automaton.shifts("RULE" if self.starts_definition(position) else terminal)
-        outer = next((level for level, shifts in enumerate(blocks) if shifts), None)
-        if outer is None or (outer > 0 and (token.type == "NAME" or terminal == "RBRACE")):
-            return False
         self.automaton.to_block()
+        terminal = "RULE" if self.starts_definition(position) else self.terminal(token)
+        blocks = self.automaton.shifts(terminal)
+        outer = next((level for level, shifts in enumerate(blocks) if shifts), None)
+        if outer is None or (outer > 0 and token.type in ("NAME", "RBRACE")):
+            return False
         for _ in range(outer):
             self.automaton.advance("RBRACE", _made_up("}", token))
             del self.braces[-1:]

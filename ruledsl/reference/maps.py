@@ -102,6 +102,16 @@ class Conv2d:
     input_size: Pair
 
     @property
+    def units_in(self) -> int:
+        """Channels, as a dense layer calls them."""
+        return self.channels_in
+
+    @property
+    def units_out(self) -> int:
+        """Channels, as a dense layer calls them."""
+        return self.channels_out
+
+    @property
     def kernel_shape(self) -> tuple[int, ...]:
         """[channels_out, channels_in / groups, height, width]"""
         return (self.channels_out, self.channels_in // self.groups, *self.kernel_size)

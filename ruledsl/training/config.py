@@ -51,11 +51,17 @@ class DataConfig(Section):
     test_images: PositiveInt | None = Field(default=None, description="use only so many test images")
 
 
+USUAL_RATES = {"adam": 0.001, "sgd": 0.01}
+
+
 class OptimizerConfig(Section):
     """What turns pseudo-gradients into steps."""
 
-    name: Literal["sgd", "adam"] = Field(default="sgd", description="sgd or adam")
-    lr: NonNegativeFloat = Field(default=0.05, description="learning rate, before the schedule")
+    name: Literal["sgd", "adam"] = Field(default="adam", description="adam or sgd")
+    lr: NonNegativeFloat = Field(
+        default_factory=lambda data: USUAL_RATES.get(data.get("name", ""), 0.0),
+        description="learning rate, before the schedule; left out: 0.001 for adam, 0.01 for sgd",
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     nesterov: bool = Field(default=False, description="Nesterov's momentum, of sgd")
     weight_decay: NonNegativeFloat = Field(

@@ -72,7 +72,10 @@ class Engine(Protocol):
         """The score of the network as it is used (no dropout, running averages); nothing is learnt."""
 
     def probe(self) -> dict[str, float]:
-        """The measurements of `ruledsl.training.probes` for each feedback map of a kernel's shape, as `angle/fc1.B`."""
+        """The measurements of `ruledsl.training.probes` for each feedback map of a kernel's shape, as `angle/fc1.B`.
+
+        Not for the first weight layer, which sends to nobody.
+        """
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything that determines what comes next, by name. Names of weights begin with `network.`."""

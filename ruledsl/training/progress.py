@@ -74,9 +74,9 @@ class ProgressBar(Listener):
 
     def end(self) -> None:
         """Take the bar away."""
-        if self._bar is not None:
+        if self._bar is not None and self.console.is_terminal:
             self._bar.stop()
-            self._bar = None
+        self._bar = None
 
     def _label(self, epoch: int) -> str:
         return f"epoch {epoch}/{self._epochs}" if self.epoch_lines else f"{self._title}, epoch {epoch}/{self._epochs}"

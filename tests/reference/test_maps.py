@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ruledsl.reference.maps import Conv2d, Dense
-from tests.geometries import BATCH, GEOMETRIES, ConvGeometry, Geometry
+from geometries import BATCH, GEOMETRIES, ConvGeometry, Geometry
 
 pytestmark = pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 

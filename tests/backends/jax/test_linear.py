@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ruledsl.reference import maps
-from tests.geometries import BATCH, CONVS, GEOMETRIES, ConvGeometry, Geometry
+from geometries import BATCH, CONVS, GEOMETRIES, ConvGeometry, Geometry
 
 jax = pytest.importorskip("jax")
 from jax import numpy as jnp  # noqa: E402

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from geometries import ConvGeometry, DenseGeometry, Geometry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geometries import ConvGeometry, DenseGeometry, Geometry
 from ruledsl_torch import advance, observe
 
 CLASSES = 3
@@ -69,7 +69,9 @@ def layer(geometry: Geometry, dtype: torch.dtype = torch.float32) -> tuple[nn.Mo
             3, geometry.units_in, dtype=dtype
         )
     assert isinstance(geometry, ConvGeometry)
-    arguments = {k: v for k, v in geometry.arguments().items() if k not in ("channels_in", "channels_out", "input_size")}
+    arguments = {
+        k: v for k, v in geometry.arguments().items() if k not in ("channels_in", "channels_out", "input_size")
+    }
     module = nn.Conv2d(geometry.channels_in, geometry.channels_out, dtype=dtype, **arguments)
     return module, torch.randn(3, geometry.channels_in, *geometry.input_size, dtype=dtype)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from backends.torch import handwritten, small
+from geometries import GEOMETRIES
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from backends.torch import handwritten, small
-from geometries import GEOMETRIES
 from ruledsl_torch import convert, observe
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from backends.torch import small
+from geometries import GEOMETRIES, DenseGeometry, Geometry
 from torch import nn
 from torch.nn import functional as F
 
-from backends.torch import small
-from geometries import GEOMETRIES, DenseGeometry, Geometry
 from ruledsl_torch.linear import Conv2d, Dense, linear_map, symmetric_padding
 
 every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)

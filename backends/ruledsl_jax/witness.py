@@ -1,0 +1,72 @@
+"""The functions of a compiled rule on one layer of NumPy arrays: JAX's word against the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ruledsl.program import Program
+from ruledsl.verification.geometries import DenseGeometry, Geometry
+from ruledsl.verification.witness import Precision, Results, collect
+from ruledsl_jax import layouts
+from ruledsl_jax.linear import Conv2d, Dense
+
+_ACTIVITY = ("x", "u", "delta")
+
+
+def witness(
+    program: Program, phase: str, geometry: Geometry, values: Mapping[str, Any], precision: Precision
+) -> Results:
+    """See `ruledsl.verification.witness.Witness`. Compiled as one function by `jax.jit`."""
+    conv = not isinstance(geometry, DenseGeometry)
+    make = Conv2d if conv else Dense
+    spaces = {tensor.name: tensor.space for tensor in program.tensors}
+    static = {
+        "layer": make(**geometry.arguments()),  # type: ignore[arg-type]
+        "phi": jnp.tanh,
+        "dphi": lambda v: 1 - jnp.tanh(v) ** 2,
+    }
+    with jax.enable_x64(precision == "float64"):
+        dtype = jnp.float64 if precision == "float64" else jnp.float32
+        dynamic = {name: _to_jax(name, v, spaces, conv, dtype) for name, v in values.items() if name not in static}
+        sizes = {name: dynamic.pop(name) for name in ("batch_size", "classes", "fan_in", "fan_out") if name in dynamic}
+        run = jax.jit(lambda arguments: collect(program, phase, {**arguments, **static, **sizes}))
+        results = {name: np.asarray(value) for name, value in run(dynamic).items()}
+    back: Results = {}
+    for name, value in results.items():
+        if name == "send":
+            value = np.broadcast_to(value, _moved(values["x"]).shape if conv else values["x"].shape)
+            back[name] = layouts.activity_from_jax(value)
+        else:
+            target = name.split(" ")[1]
+            space = spaces[target] if spaces[target] != ("p",) else ("pre", "post")
+            full = np.shape(layouts.tensor_to_jax(space, values[target], conv))
+            back[name] = layouts.tensor_from_jax(space, np.broadcast_to(value, full), conv)
+    return back
+
+
+def _moved(value: Any) -> Any:
+    return layouts.activity_to_jax(value)
+
+
+def _to_jax(name: str, value: Any, spaces: Mapping[str, tuple[str, ...]], conv: bool, dtype: Any) -> Any:
+    if isinstance(value, list):
+        if name in spaces:
+            return [jnp.asarray(_family(v, conv), dtype=dtype) for v in value]
+        return [jnp.asarray(_moved(v) if v.ndim > 2 else v, dtype=dtype) for v in value]
+    if not isinstance(value, np.ndarray | np.generic):
+        return value
+    if name in spaces:
+        space = spaces[name] if spaces[name] != ("p",) else ("pre", "post")
+        return jnp.asarray(layouts.tensor_to_jax(space, value, conv), dtype=dtype)
+    if name == "g":
+        return jnp.asarray(layouts.kernel_to_jax(value), dtype=dtype)
+    return jnp.asarray(_moved(value) if name in _ACTIVITY and conv else value, dtype=dtype)
+
+
+def _family(value: Any, conv: bool) -> Any:
+    return layouts.broadcast_map_to_jax(value, 3 if conv else 1)

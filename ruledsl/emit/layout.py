@@ -1,0 +1,75 @@
+"""Break long lines of emitted Python where a careful hand would: at commas and operators, the outermost first."""
+
+from __future__ import annotations
+
+WIDTH = 110
+_OPEN, _CLOSE = "([{", ")]}"
+
+
+def statement(prefix: str, expression: str, indent: int = 4) -> list[str]:
+    """`prefix expression` as indented lines, none longer than WIDTH where that can be helped."""
+    line = f"{' ' * indent}{prefix}{expression}"
+    if len(line) <= WIDTH:
+        return [line]
+    broken = _broken(expression, indent, len(prefix))
+    return [f"{' ' * indent}{prefix}{broken[0]}", *broken[1:]]
+
+
+def _broken(expression: str, indent: int, used: int) -> list[str]:
+    """The first line without, all others with their indentation."""
+    if indent + used + len(expression) <= WIDTH:
+        return [expression]
+    pad = " " * (indent + 4)
+    parts = _split(expression, (" + ", " - ", " if ", " else "))
+    if len(parts) > 1:
+        lines = ["("]
+        for part in parts:
+            inner = _broken(part, indent + 4, 0)
+            lines += [f"{pad}{inner[0]}", *inner[1:]]
+        return [*lines, f"{' ' * indent})"]
+    start = _last_call(expression)
+    if start is None:
+        return [expression]
+    head, arguments = expression[: start + 1], _split(expression[start + 1 : -1], (" for ",) if _comprehension(expression[start + 1 : -1]) else (", ",))
+    lines = [head]
+    for argument in arguments:
+        inner = _broken(argument, indent + 4, 1)
+        lines += [f"{pad}{inner[0]}", *inner[1:]]
+        lines[-1] += "" if argument.startswith("for ") or _comprehension(expression[start + 1 : -1]) else ","
+    return [*lines, f"{' ' * indent}{expression[-1]}"]
+
+
+def _split(text: str, separators: tuple[str, ...]) -> list[str]:
+    """At separators outside all brackets and strings; operators stay in front of what follows, commas go."""
+    parts, depth, start, position = [], 0, 0, 0
+    quoted = False
+    while position < len(text):
+        character = text[position]
+        if character == '"':
+            quoted = not quoted
+        elif not quoted:
+            depth += (character in _OPEN) - (character in _CLOSE)
+            found = next((s for s in separators if depth == 0 and text.startswith(s, position)), None)
+            if found:
+                parts.append(text[start:position])
+                position += len(found)
+                start = position if found == ", " else position - len(found) + 1
+                continue
+        position += 1
+    return [*parts, text[start:]]
+
+
+def _comprehension(text: str) -> bool:
+    return len(_split(text, (" for ",))) > 1
+
+
+def _last_call(text: str) -> int | None:
+    """Where the bracket opens that the last character closes."""
+    if not text or text[-1] not in _CLOSE:
+        return None
+    depth = 0
+    for position in range(len(text) - 1, -1, -1):
+        depth += (text[position] in _CLOSE) - (text[position] in _OPEN)
+        if depth == 0:
+            return position
+    return None

@@ -1,0 +1,109 @@
+"""What a witness is: something that computes a phase of a rule in one layer, and how two of them are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ruledsl.ir.equations import Equations
+from ruledsl.program import INIT, Program
+from ruledsl.reference import run_phase
+from ruledsl.verification.cases import random_values, reference_layer
+from ruledsl.verification.geometries import Geometry
+
+Precision = Literal["float32", "float64"]
+Results = dict[str, Any]
+"""`send`, `grad W by task`, `next B`: arrays in the reference's layout."""
+
+Witness = Callable[[Program, str, Geometry, Mapping[str, Any], Precision], Results]
+"""`witness(program, phase, geometry, values, precision)`: the functions of one phase, called as a runtime calls them.
+
+`values` are those of `ruledsl.verification.cases.random_values`, in the reference's layout; so are the results.
+"""
+
+
+def reference_results(equations: Equations, phase: str, geometry: Geometry, values: Mapping[str, Any]) -> Results:
+    """The same from the reference interpreter, on the equations as they were lowered."""
+    outputs = run_phase(equations, phase, reference_layer(geometry), values)
+    results: Results = {} if outputs.send is None else {"send": outputs.send}
+    results.update({f"grad {target} by {by}": value for (target, by), value in outputs.grads.items()})
+    results.update({f"next {target}": value for target, value in outputs.assigned.items()})
+    return results
+
+
+def deviation(found: Any, expected: Any) -> float:
+    """The largest difference, relative to the largest entry (to 1, where all are smaller)."""
+    found, expected = np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+    if found.shape != expected.shape:
+        return float("inf")
+    if found.size == 0:
+        return 0.0
+    if not np.array_equal(np.isnan(found), np.isnan(expected)):
+        return float("inf")
+    scale = max(1.0, float(np.nanmax(np.abs(np.where(np.isfinite(expected), expected, 0.0)))))
+    with np.errstate(invalid="ignore"):
+        difference = np.where(found == expected, 0.0, np.abs(found - expected))
+    return float(np.nanmax(np.where(np.isnan(expected), 0.0, difference))) / scale
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far a backend is from the reference in one output of one phase."""
+
+    phase: str
+    output: str
+    geometry: str
+    amount: float
+
+
+def compare(
+    program: Program,
+    lowered: Equations,
+    witness: Witness,
+    geometry: Geometry,
+    precision: Precision,
+    seed: int = 0,
+) -> list[Deviation]:
+    """Every output of every phase on one random layer."""
+    values = random_values(lowered, reference_layer(geometry), np.random.default_rng(seed))
+    if precision == "float32":
+        values = {name: _rounded(value) for name, value in values.items()}
+    found: list[Deviation] = []
+    for phase in dict.fromkeys(f.phase for f in program.functions):
+        if phase == INIT:
+            continue
+        expected = reference_results(lowered, phase, geometry, values)
+        results = witness(program, phase, geometry, values, precision)
+        for output in sorted(expected.keys() | results.keys()):
+            missing = output not in expected or output not in results
+            amount = float("inf") if missing else deviation(results[output], expected[output])
+            found.append(Deviation(phase, output, str(geometry), amount))
+    return found
+
+
+def _rounded(value: Any) -> Any:
+    """Inputs that float32 can hold, so that only the computation differs."""
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return value.astype(np.float32).astype(np.float64) if isinstance(value, np.ndarray) else value
+
+
+def collect(program: Program, phase: str, arguments: dict[str, Any]) -> Results:
+    """Call the functions of a phase one after the other, terms for their readers; the same for every backend."""
+    results: Results = {}
+    for function in program.of_phase(phase):
+        if function.role in ("draw", "drive", "init"):
+            continue
+        value = getattr(program.module, function.name)(**{name: arguments[name] for name in function.arguments})
+        if function.role == "term":
+            arguments[function.name] = value
+        elif function.role == "send":
+            results["send"] = value
+        elif function.role == "grad":
+            results[f"grad {function.target} by {function.optimizer}"] = value
+        else:
+            results[f"next {function.target}"] = value
+    return results
