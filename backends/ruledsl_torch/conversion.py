@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from ruledsl.errors import UserError, suggest
 from ruledsl.program import Program
 from ruledsl_torch.direct import directed
 from ruledsl_torch.initial import Shapes, initial_tensors
-from ruledsl_torch.layers import RuleConv2d, RuleLayer, RuleLinear
+from ruledsl_torch.layers import Phi, RuleConv2d, RuleLayer, RuleLinear
 from ruledsl_torch.linear import symmetric_padding
 from ruledsl_torch.plan import Plan
 from ruledsl_torch.record import Record
@@ -33,7 +33,6 @@ class Compilable(Protocol):
 
 RuleLike = Program | Compilable | str | Path
 WeightLayer = nn.Linear | nn.Conv2d
-Phi = Callable[[Tensor], Tensor]
 
 
 def convert(
@@ -211,6 +210,11 @@ def _check_names(
 
 def _check_phases(plans: Mapping[str, Plan], seen: Mapping[str, Seen]) -> None:
     for name, plan in plans.items():
+        if plan.program.schedule.alternate:
+            raise UserError(
+                f"{plan.program.rule} alternates between phases, and advance() ends a step that has them all",
+                "write `each step` in its schedule, or train it with `ruledsl train`",
+            )
         for phase in plan.driven:
             if not any(call.role == "drive" for call in plan.phases.get(phase, ())):
                 raise UserError(f"{plan.program.rule}: `advance` has no activity for phase {phase}, which has no drive")

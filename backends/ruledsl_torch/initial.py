@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ruledsl.errors import UserError
 from ruledsl.program import Tensor as Declared
 from ruledsl_torch import linear
+from ruledsl_torch.layers import Phi, activation, scalars
 from ruledsl_torch.plan import Plan, evaluate
 
 
@@ -32,7 +33,7 @@ def initial_tensors(
     plan: Plan,
     layer: nn.Linear | nn.Conv2d,
     shapes: Shapes,
-    phi: Callable[[Tensor], Tensor] | None,
+    phi: Phi | None,
     generator: torch.Generator | None,
 ) -> dict[str, Tensor | None]:
     """By name, in the type of the layer's weight and where that is; drawn on the generator's device (the CPU).
@@ -41,8 +42,8 @@ def initial_tensors(
     """
     geometry = linear.linear_map(layer)
     weight, bias = layer.weight, layer.bias
-    values: dict[str, Any] = {**plan.parameters, "fan_in": geometry.fan_in, "fan_out": geometry.fan_out}
-    values.update(W=weight.detach(), layer=geometry, generator=generator, phi=phi)
+    values: dict[str, Any] = scalars(plan, geometry, shapes.classes) | activation(phi)
+    values.update(W=weight.detach(), layer=geometry, generator=generator)
     values["b"] = weight.new_zeros(geometry.units_out) if bias is None else bias.detach()
     values.update(dict.fromkeys(plan.clocked, 0.0))
     place = weight.device if generator is None else generator.device
@@ -58,15 +59,20 @@ def initial_tensors(
                 tensors[declared.name] = weight.new_zeros(shape, requires_grad=False)
         for call in plan.starts:
             first = tensors.get(call.target or "")
-            if call.role == "init" and first is None:
+            if first is None:
                 continue
-            values["shape"] = None if first is None else tuple(first.shape)
+            values.update(extents(first))
             with torch.device(place):
                 evaluate((call,), values)
-            if first is not None:
-                _fill(first, values[call.name])
-                values[call.target or ""] = first
+            _fill(first, values[call.name])
+            values[call.target or ""] = first
     return tensors
+
+
+def extents(tensor: Tensor) -> dict[str, Any]:
+    """What the function that fills a tensor reads of it; `sources` and `targets`: synapses of one neuron on each side."""
+    shape = tuple(tensor.shape)
+    return {"shape": shape, "sources": shape[0] if shape else 1, "targets": prod(shape[1:])}
 
 
 def shape_of(declared: Declared, geometry: linear.Linear, shapes: Shapes, rule: str) -> tuple[int, ...]:

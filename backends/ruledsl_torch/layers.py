@@ -14,6 +14,8 @@ from ruledsl_torch.function import RuleFunction
 from ruledsl_torch.plan import VISITS, Plan
 from ruledsl_torch.record import Record
 
+Phi = Callable[[Tensor], Tensor]
+
 
 class RuleLayer(nn.Module):
     """What a dense layer and a convolution have in common. `convert` makes them out of existing layers.
@@ -26,7 +28,7 @@ class RuleLayer(nn.Module):
 
     plan: Plan
     record: Record
-    phi: Callable[[Tensor], Tensor] | None
+    phi: Phi | None
     sends: bool
     input_shape: tuple[int, ...] | None
     weight: Tensor
@@ -48,7 +50,7 @@ class RuleLayer(nn.Module):
         plan: Plan,
         record: Record,
         tensors: dict[str, Tensor | None],
-        phi: Callable[[Tensor], Tensor] | None,
+        phi: Phi | None,
         input_shape: tuple[int, ...] | None,
     ) -> None:
         """Take up a rule: its tensors become parameters where they have a pseudo-gradient, buffers otherwise."""
@@ -82,10 +84,7 @@ class RuleLayer(nn.Module):
 
     def constants(self, layer: linear.Linear) -> dict[str, Any]:
         """What functions read that is no tensor."""
-        values: dict[str, Any] = {**self.plan.parameters, "fan_in": layer.fan_in, "fan_out": layer.fan_out}
-        if self.phi is not None:
-            values["phi"] = self.phi
-        return values
+        return scalars(self.plan, layer, self.record.classes) | activation(self.phi)
 
     def learning_forward(self, x: Tensor) -> Tensor:
         """u = W @ x + b, differentiated by the rule."""
@@ -120,6 +119,23 @@ class RuleLayer(nn.Module):
             if value is not None:  # moving a tensor between devices makes it a result, and no longer a leaf
                 setattr(self, slot, value.detach().requires_grad_())
         return self
+
+
+def scalars(plan: Plan, layer: linear.Linear, classes: int | None) -> dict[str, Any]:
+    """The numbers that functions read: parameters, and sizes of the layer."""
+    return {**plan.parameters, "fan_in": layer.fan_in, "fan_out": layer.fan_out, "classes": classes}
+
+
+def activation(phi: Phi | None) -> dict[str, Phi]:
+    """`phi` and its derivative `dphi`, elementwise; nothing where none is declared."""
+    if phi is None:
+        return {}
+
+    def dphi(v: Tensor) -> Tensor:
+        derivative: Tensor = torch.func.jvp(phi, (v,), (torch.ones_like(v),))[1]
+        return derivative
+
+    return {"phi": phi, "dphi": dphi}
 
 
 class RuleLinear(RuleLayer, nn.Linear):

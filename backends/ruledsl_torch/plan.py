@@ -58,14 +58,15 @@ class Plan:
         if "delta_k" in every:
             raise UserError(f"{program.rule} reads delta[k], which a converted layer can't supply")
         self.direct = any("e" in call.reads for call in task)
-        self.needs_phi = "phi" in every or "y" in every
+        self.needs_phi = bool({"phi", "dphi", "y"} & set(every))
         self.clocked = tuple(name for name in CLOCK if name in every)
-        self.reads_out = bool({"e", "target"} & set(every)) or any("out" in t.space for t in program.tensors)
+        self.reads_out = bool({"e", "target", "classes"} & set(every)) or any("out" in t.space for t in program.tensors)
         calls = [call for phase in self.phases.values() for call in phase]
         self.draws = tuple(call for call in calls if call.role == "draw")
         self.starts = tuple(c for c in calls if c.role == "init")
         self.fresh = tuple(tensor.name for tensor in program.tensors if tensor.kind == "fresh")
-        self.serves_sending = frozenset(tensor.name for tensor in program.tensors if tensor.feedback_only)
+        owned = [tensor for tensor in program.tensors if tensor.kind != "forward"]  # W and b serve more than sending
+        self.serves_sending = frozenset(tensor.name for tensor in owned if tensor.feedback_only)
         self.outputs = self._outputs(task)
         self.slots = tuple(name for name in self.outputs if name.startswith("next "))
         self.inputs = self._inputs()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ruledsl.program import AFTER_STEP
+from ruledsl_torch.initial import extents
 from ruledsl_torch.layers import RuleLayer
 from ruledsl_torch.plan import VISITS, Call, evaluate
 from ruledsl_torch.record import Record, record_of
@@ -19,7 +20,8 @@ Stores = list[tuple[Tensor, Tensor | float]]
 def advance(net: nn.Module) -> None:
     """After `optimizer.step()`: store what `<-` computed, run the driven phases and `after step`, draw `fresh` anew.
 
-    Results of one phase are stored together. Raises RuntimeError when the backward pass ran more than once since
+    Results of one phase are stored together. Phases that run alone in the first epochs are for the loop to run, by
+    `run_phase`. Raises RuntimeError when the backward pass ran more than once since
     the last call, or went through a layer twice: the results of two passes have no place in one tensor.
     """
     record = record_of(net)
@@ -145,7 +147,7 @@ def _draw(layer: RuleLayer, call: Call) -> None:
     target = layer.tensor(call.target or "")
     if target is not None:
         values = values_of(layer)
-        values["shape"] = tuple(target.shape)
+        values.update(extents(target))
         with target.device:
             evaluate((call,), values)
         target.copy_(values[call.name])

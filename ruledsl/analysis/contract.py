@@ -59,9 +59,14 @@ def check_contract(rule: TypedRule, equations: Equations, ledger: Ledger, diagno
             if clause.sink and clause.sink.id not in sinks:
                 help = suggestion(clause.sink.id, sinks) or f"one of {', '.join(sorted(sinks))}"
                 diagnostics.add("E0506", clause.sink.span, help=help, text=located.text, name=clause.sink.id)
-            elif clause.verb == "allow" and id(clause) not in needed:
+            elif clause.verb == "allow" and id(clause) not in needed and not _switchable(rule):
                 sink = clause.sink.id if clause.sink else "any sink"
                 diagnostics.add("W0503", clause.span, text=located.text, channel=flow, sink=sink)
+
+
+def _switchable(rule: TypedRule) -> bool:
+    """With static parameters, an allowance can be for another setting than the one at hand."""
+    return any(parameter.static for parameter in rule.parameters.values())
 
 
 def _in_words(source: str) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ruledsl.rule import Rule
 
 WIDTH = 100
+LONGEST_FORMULA = 240
 _FIXED = ("x", "u", "delta", "delta_k", "e", "target", "g", "W", "b", "p")
 _FIXED_SCALARS = ("step", "epoch", "progress", "lr", "fan_in", "fan_out", "batch_size", "classes", "sources", "targets")
 _RANK = {name: 2 * rank for rank, name in enumerate(("shape", "layer", "phi", "dphi", "p", "W", "b"))}
@@ -221,6 +222,8 @@ class _Emission:
 
     def _doc(self, what: Equation | Node, role: Role, node: Node) -> str:
         shown = show(_unnamed(node), names=True)
+        if len(shown) > LONGEST_FORMULA:
+            shown = "derived, see below"
         if isinstance(what, Node):
             return _docstring(f"{shown}, which several equations read.")
         words = {

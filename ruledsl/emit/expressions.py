@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -120,7 +121,7 @@ class Writer:
                 continue
             if node.name or readers.get(id(node), 0) > 1:
                 text = self.write(node)
-                name = self._fresh(node.name or node.op)
+                name = self._fresh(node.name or _NOUNS.get(node.op, node.op))
                 self._local[id(node)] = name
                 self.lines.append((name, text))
 
@@ -134,9 +135,10 @@ class Writer:
 
     def _fresh(self, wish: str) -> str:
         taken = {*self._local.values(), *self.terms.values(), *self.arguments}
-        name = wish
-        while name in taken or name in self.names or name in self.backend.reserved:
-            name += "_"
+        name, number = wish, 1
+        while name in taken or name in self.names or name in self.backend.reserved or keyword.iskeyword(name):
+            number += 1
+            name = f"{wish}_{number}"
         return name
 
     def _expression(self, node: Node) -> tuple[str, int]:
@@ -205,6 +207,22 @@ class Writer:
     def _scalar(self, name: str) -> str:
         return self.use(self.names[name] if name in self.names else name)
 
+
+_NOUNS = {
+    "add": "total",
+    "sub": "difference",
+    "mul": "product",
+    "div": "ratio",
+    "neg": "negative",
+    "where": "choice",
+    "apply": "projected",
+    "not": "otherwise",
+    "max": "bounded",
+    "min": "bounded",
+    "abs": "size",
+    "sum_k": "gathered",
+}
+"""What a value is called that the author gave no name."""
 
 ELEMENTWISE = frozenset((*_INFIX, *_ON_NUMBERS, "neg", "where", "and", "or", "not"))
 

@@ -31,6 +31,10 @@ def _broken(expression: str, indent: int, used: int) -> list[str]:
     if start is None:
         return [expression]
     head, arguments = expression[: start + 1], _split(expression[start + 1 : -1], (" for ",) if _comprehension(expression[start + 1 : -1]) else (", ",))
+    called = start > 0 and (expression[start - 1].isalnum() or expression[start - 1] in "_])")
+    if not called:
+        inner = _broken(expression[start + 1 : -1], indent + 4, 0)
+        return [head, f"{pad}{inner[0]}", *inner[1:], f"{' ' * indent})"]
     lines = [head]
     for argument in arguments:
         inner = _broken(argument, indent + 4, 1)

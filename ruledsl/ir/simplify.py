@@ -63,6 +63,7 @@ class Simplifier:
     def __init__(self) -> None:
         self._interned: dict[Key, Node] = {}
         self._done: dict[int, Node] = {}
+        self._sizes: dict[Key, Node] = {}
         self._alive: list[Node] = []  # a node's id is its key in _done: it must not be reused
 
     def __call__(self, root: Node) -> Node:
@@ -144,6 +145,10 @@ class Simplifier:
                 return self._outer(args, attrs, type, place)
             case "apply":
                 return self._apply(args, type, place)
+            case "count":
+                return self._count(args[0], attrs[0], type, place)
+            case "mean":
+                return self._mean(args[0], attrs, type, place)
             case "dot" if args[0] is args[1]:
                 return self.make("sq", (args[0],), (), type, place)
             case "full_like" if args[0].op == "full_like":
@@ -151,6 +156,26 @@ class Simplifier:
             case "sum_k" if _is_zero(args[0]):
                 return self._const(0.0, type)
         return None
+
+    # --- averages ---
+
+    def _count(self, value: Node, axis: Attribute, type: Type, place: Place | None) -> Node | None:
+        """The batch has one size, and so has every axis of a space, whichever of its vectors is asked."""
+        if axis == "batch":
+            return self.make("scalar", (), ("batch_size",), SCALAR, place)
+        if value.type.kind != "vector":
+            return None
+        key = (value.type.target, axis)
+        if key not in self._sizes:
+            self._sizes[key] = self._intern("count", (_plainest(value, axis),), (axis,), type, place)
+        return self._sizes[key]
+
+    def _mean(self, value: Node, attrs: tuple[Attribute, ...], type: Type, place: Place | None) -> Node | None:
+        factors = self._split(value)
+        if factors.core is None or factors.core is value:
+            return None
+        factors.core = self._intern("mean", (factors.core,), attrs, type, place)
+        return self._product(factors, type, place)
 
     # --- sums ---
 
@@ -166,7 +191,21 @@ class Simplifier:
         negative = _without_minus(self, left)
         if op == "add" and negative is not None:
             return self.make("sub", (right, negative), (), type, place)
-        return None
+        narrow = _not_spread_out(right) if left.type == type else None
+        if narrow is not None:
+            return self.make(op, (left, narrow), (), type, place)
+        return self._mean_of_sum(op, left, right, type, place)
+
+    def _mean_of_sum(self, op: str, left: Node, right: Node, type: Type, place: Place | None) -> Node | None:
+        """`a / batch_size + b / batch_size` is one mean: `outer` computes it for nothing."""
+        a, b = self._split(left), self._split(right)
+        if not (_batch_sizes(a) and _batch_sizes(b)):
+            return None
+        size = _batch_sizes(a)[0]
+        a.below.remove(size)
+        b.below.remove(size)
+        total = self.make(op, (self._product(a, left.type, place), self._product(b, right.type, place)), (), type, place)
+        return self._product(Factors(below=[size], core=total), type, place)
 
     def _where(self, args: tuple[Node, ...], type: Type) -> Node | None:
         condition, then, otherwise = args
@@ -224,16 +263,20 @@ class Simplifier:
         core, number = factors.core, factors.number
         if number == 0:
             return self._const(0.0, type)
-        below = list(factors.below)
+        below, above = list(factors.below), list(factors.above)
+        for node in factors.above:
+            if node in below and (node.op == "count" or node.attrs == ("batch_size",)):  # sizes are never zero
+                below.remove(node)
+                above.remove(node)
         if core is not None and core.op == "outer" and core.attrs[0] is None:
-            sizes = [node for node in below if node.op == "scalar" and node.attrs[0] == "batch_size"]
+            sizes = [node for node in below if node.attrs == ("batch_size",)]
             if sizes:
                 below.remove(sizes[0])
                 core = self._intern("outer", core.args, ("batch",), core.type, core.place, core.name)
         factor: Node | None = None
         if abs(number) != 1:
             factor = self._const(abs(number))
-        for node in factors.above:
+        for node in above:
             factor = node if factor is None else self._intern("mul", (factor, node), (), SCALAR, place)
         if core is None and factor is None:
             factor = self._const(1.0)
@@ -304,6 +347,27 @@ class Simplifier:
 
 
 _OPPOSITE = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt", "eq": "ne", "ne": "eq"}
+
+
+def _not_spread_out(node: Node) -> Node | None:
+    """v of `full_like(a, 1) * v`: a sum with something of the full type spreads it out anyway."""
+    if node.op != "mul" or not (node.args[0].op == "full_like" and node.args[0].args[1].constant == 1):
+        return None
+    return node.args[1]
+
+
+def _plainest(value: Node, axis: Attribute) -> Node:
+    """What has the same size along the axis, with the least to compute."""
+    while value.op in _ELEMENTWISE or value.op == "full_like":
+        alike = [arg for arg in value.args if arg.type.target == value.type.target and axis in arg.type.axes]
+        if not alike:
+            break
+        value = alike[0]
+    return value
+
+
+def _batch_sizes(factors: Factors) -> list[Node]:
+    return [node for node in factors.below if node.op == "scalar" and node.attrs[0] == "batch_size"]
 
 
 def _type(op: str, *args: Node) -> Type:

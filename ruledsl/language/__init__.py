@@ -1,0 +1,1 @@
+"""Text -> syntax tree, and back: grammar.lark, lexer, parser, tree, printer and formatter."""

@@ -128,7 +128,8 @@ def _update(s: Situation) -> str | None:
     if name is None:
         return None
     if s.found.type == "EQUAL":
-        return f"write `{short(name.text)} <- ...` to update {short(name.text)}, or `let {short(name.text)} = ...` to name a value"
+        target = short(name.text)
+        return f"write `{target} <- ...` to update {target}, or `let {target} = ...` to name a value"
     if s.found.type == "LESSTHAN" and s.following.type == "MINUS":
         return "`<-` is one sign: write it without a space"
     return None
@@ -141,7 +142,9 @@ def _misspelt(s: Situation) -> str | None:
         return None
     keywords = [table().spellings[terminal] for terminal in table().starts | IN_SCHEDULE if terminal != "RBRACE"]
     if s.lone_name is None:
-        keywords = [table().spellings[terminal] for terminal in s.expected & (table().starts | IN_SCHEDULE) - {"RBRACE"}]
+        keywords = [
+            table().spellings[terminal] for terminal in s.expected & (table().starts | IN_SCHEDULE) - {"RBRACE"}
+        ]
     match get_close_matches(short(name.text).lower(), keywords, n=1, cutoff=0.7):
         case [keyword]:
             return f"did you mean `{keyword}`?"

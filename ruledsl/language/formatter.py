@@ -49,7 +49,9 @@ class _Formatter:
             following = nodes[number + 1].span if number + 1 < len(nodes) else end
             last = self.own_comments(node.span, indent, last)
             first_line = node.span.line
-            if last is not None and (first_line - last > 1 or (isinstance(node, Definition) and not self.comment_above())):
+            if last is not None and (
+                first_line - last > 1 or (isinstance(node, Definition) and not self.comment_above())
+            ):
                 self.lines.append("")
             self.statement(node, indent, following)
             last = node.span.end_line
@@ -165,7 +167,9 @@ def _text(node: Definition | Statement, indent: int, wide: bool = False) -> str:
             return value(f"{'static ' if node.static else ''}param {node.name.id} = ", node.default)
         case tree.Declaration():
             tail = _doc(node.doc)
-            return value(f"{node.kind} {node.name.id} : {_type(node.type)} {'~' if node.random else '='} ", node.initial)
+            return value(
+                f"{node.kind} {node.name.id} : {_type(node.type)} {'~' if node.random else '='} ", node.initial
+            )
         case tree.Let():
             return value(f"let {node.name.id} = ", node.value)
         case tree.Primitive():

@@ -65,5 +65,3 @@ def _end(text: str, column: int) -> int:
     """The column after a text that starts at `column`."""
     _, newline, last = text.rpartition("\n")
     return len(last) if newline else column + len(text)
-
-

@@ -168,7 +168,9 @@ class _Lexer:
         for escape in _ESCAPE.finditer(spelling):
             if escape.group(1) not in '"\\':
                 at = Span(span.line, span.column + escape.start(), span.line, span.column + escape.end())
-                self.complain("E0110", at, written=escape.group(), reason='a text knows the escapes `\\"` and `\\\\` only')
+                self.complain(
+                    "E0110", at, written=escape.group(), reason='a text knows the escapes `\\"` and `\\\\` only'
+                )
                 break
         self.tokens.append(Token("STRING", spelling, span))
 
@@ -205,7 +207,7 @@ class _Lexer:
         """Report it, unless the one before it was bad too; read it as the sign that it surely stands for."""
         if not again:
             help = SIGNS.get(character, "take it out")
-            if not character.isascii() and not unicodedata.category(character) == "Cs":
+            if not character.isascii() and unicodedata.category(character) != "Cs":
                 help = f"this is {_official_name(character)}; {help}"
             self.complain("E0102", span, help, character=visible(character))
         if character in STAND_INS:

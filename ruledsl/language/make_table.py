@@ -32,7 +32,7 @@ def table() -> str:
     grammar = GRAMMAR.read_text(encoding="utf-8")
     lark = Lark(grammar, parser="lalr", lexer="basic", keep_all_tokens=True, maybe_placeholders=False)
     analysis = LALR_Analyzer(ParserConf(lark.rules, {}, ["start"]), strict=True)
-    analysis.compute_lalr()
+    analysis.compute_lalr()  # type: ignore[no-untyped-call]
     parse_table = analysis.parse_table
     states = _in_order(parse_table.states, parse_table.start_states["start"])
     numbers = {state: number for number, state in enumerate(states)}
@@ -41,16 +41,21 @@ def table() -> str:
     rows = [
         [
             {symbol: numbers[target] for symbol, target in sorted(_shifts(parse_table.states[state]))},
-            *([rules.index(rule), lookaheads.index(" ".join(group))] for rule, group in _reductions(parse_table.states[state])),
+            *(
+                [rules.index(rule), lookaheads.index(" ".join(group))]
+                for rule, group in _reductions(parse_table.states[state])
+            ),
         ]
         for state in states
     ]
     fields = {
         "grammar": hashlib.sha256(grammar.encode()).hexdigest(),
-        "spellings": {terminal.name: terminal.pattern.value for terminal in sorted(lark.terminals, key=lambda t: t.name)},
+        "spellings": {
+            terminal.name: terminal.pattern.value for terminal in sorted(lark.terminals, key=lambda t: t.name)
+        },
         "end": numbers[parse_table.end_states["start"]],
     }
-    lists = {"rules": rules, "lookaheads": lookaheads, "states": rows}
+    lists: dict[str, Iterable[object]] = {"rules": rules, "lookaheads": lookaheads, "states": rows}
     head = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items()]
     tail = [f"{json.dumps(name)}: [\n{_one_per_line(values)}\n]" for name, values in lists.items()]
     return "{\n" + ",\n".join(head + tail) + "\n}\n"

@@ -146,14 +146,10 @@ class _Parser:
         since = self.tokens[max(0, self.statement - 1)].span
         if self.open_text if token.type == "$END" else any(since <= bad <= token.span for bad in self.bad_words):
             return
-        expected = table().expected(before)
-        brace = self.misplaced or (self.braces[-1] if self.braces else None)
         blocks = self.automaton.shifts("RULE" if self.starts_definition(position) else token.type)
-        if token.type in table().starts and True in blocks[1:] and not blocks[0]:
-            brace = self.braces[-1]
-            lacks_brace = True
-        else:
-            lacks_brace = False
+        lacks_brace = token.type in table().starts and not blocks[0] and any(blocks)
+        brace = None if not self.braces else self.braces[-1] if lacks_brace else self.misplaced or self.braces[-1]
+        expected = table().expected(before)
         situation = Situation(self.tokens, position, expected, self.statement, brace, self.brackets, lacks_brace)
         self.report(complaint(situation))
 
@@ -176,7 +172,8 @@ class _Parser:
                 return position
             brackets += {"LPAR": 1, "LSQB": 1, "RPAR": -1, "RSQB": -1}.get(token.type, 0)
             position += 1
-        return self.close_blocks(position)
+        self.close_blocks(position)
+        return None
 
     def insert_brace(self, position: int) -> bool:
         """Read on as if the `{` of a block stood before this token, if that is all that lacks."""

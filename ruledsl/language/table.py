@@ -61,4 +61,6 @@ def table() -> Table:
     starts = ("RULE", "LET", "FIRST", "ALLOW")
     blocks = frozenset(n for n, row in enumerate(states) if any(row.get(start, -1) >= 0 for start in starts))
     shifted = {symbol for n in blocks for symbol, action in states[n].items() if action >= 0 and symbol.isupper()}
-    return Table(content["grammar"], content["spellings"], rules, states, content["end"], blocks, frozenset(shifted - {"NAME"}))
+    return Table(
+        content["grammar"], content["spellings"], rules, states, content["end"], blocks, frozenset(shifted - {"NAME"})
+    )

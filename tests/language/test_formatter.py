@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from language.texts import bare, expressions, words, written
+
 from ruledsl.diagnostics import RuleError, Text
 from ruledsl.language import tree
 from ruledsl.language.formatter import format_text
 from ruledsl.language.parser import parse, read
 from ruledsl.language.printer import print_expression
 
-from tests.language.texts import bare, expressions, words, written
-
-relaxed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+relaxed = settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 UNTIDY = """\
 # top comment
@@ -34,8 +36,8 @@ rule b {}
 rule c { # only a comment
 }
 optimizer d { let long = outer(delta_delta_delta_delta, x_x_x_x_x_x_x_x_x_x, mean=batch) + outer(v, delta[k] , mean=all)
- when (a > 1) and not (b or c) { p <- (a ** 2) ** -b } when x { when y { p <- 1} } optimizer t = sgd(lr=0.1) use k(at=.05)
- schedule { alternate:task,align } # tail
+ when (a > 1) and not (b or c) { p <- (a ** 2) ** -b } when x { when y { p <- 1} } optimizer t = sgd(lr=0.1)
+ use k(at=.05) schedule { alternate:task,align } # tail
  locality { # h
    allow value(W)   # all
    forbid broadcast(delta[k])->send }

@@ -1,4 +1,4 @@
-"""Random syntax trees, and their text as a careless author would write it: brackets, line ends and comments anywhere."""
+"""Random syntax trees, and their text as a careless author writes it: brackets, line ends, comments anywhere."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
+
 from ruledsl.language import tree
+from ruledsl.language.table import table
 from ruledsl.language.tree import Node, Span
 
 S = Span(1, 1, 1, 1)
-RESERVED = set(
-    """rule optimizer constraint source param static weight fixed fresh state let primitive feedback grad minimize over
-    by when after phase drive schedule locality allow forbid extends use if then else and or not true false inf in
-    """.split()
-)
+RESERVED = set(table().spellings.values())
 
 # `step`, `first` and the like are words of the schedule, and names everywhere else.
-names = st.sampled_from(["W", "x", "delta", "eta_B", "send", "step", "first", "epochs", "each", "alternate", "p2"]) | st.from_regex(
-    r"[A-Za-z][A-Za-z0-9_]{0,6}", fullmatch=True
-).filter(lambda name: name not in RESERVED and not keyword.iskeyword(name))
+names = st.sampled_from(
+    ["W", "x", "delta", "eta_B", "send", "step", "first", "epochs", "each", "alternate", "p2"]
+) | st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,6}", fullmatch=True).filter(
+    lambda name: name not in RESERVED and not keyword.iskeyword(name)
+)
 idents = st.builds(tree.Ident, span=st.just(S), id=names)
 numbers = st.sampled_from(["0", "1", "0.5", ".5", "1e-3", "2E+4", "10.", "inf"]).map(
     lambda text: tree.Number(span=S, value=float(text), text=text)
@@ -57,7 +57,9 @@ def _grow(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 expressions = st.recursive(leaves, _grow, max_leaves=12)
-calls = st.builds(tree.Call, span=st.just(S), function=idents, args=tuples(expressions, 0, 2), keywords=keywords(expressions))
+calls = st.builds(
+    tree.Call, span=st.just(S), function=idents, args=tuples(expressions, 0, 2), keywords=keywords(expressions)
+)
 spaces = st.builds(tree.SpaceRef, span=st.just(S), id=names, index=st.none() | names)
 types = st.builds(tree.TypeRef, span=st.just(S), source=st.none() | spaces, target=spaces)
 intervals = st.builds(
@@ -74,14 +76,21 @@ clauses = st.builds(
     span=st.just(S),
     verb=st.sampled_from(["allow", "forbid"]),
     channel=idents,
-    argument=st.builds(tree.Name, span=st.just(S), id=names) | st.builds(tree.Index, span=st.just(S), id=names, index=names),
+    argument=st.builds(tree.Name, span=st.just(S), id=names)
+    | st.builds(tree.Index, span=st.just(S), id=names, index=names),
     sink=st.none() | idents,
 )
 by = st.none() | idents
 plain_items = st.one_of(
     st.builds(tree.Source, span=st.just(S), text=docs.filter(lambda text: text is not None)),
     st.builds(
-        tree.Param, span=st.just(S), name=idents, default=expressions, interval=st.none() | intervals, doc=docs, static=st.booleans()
+        tree.Param,
+        span=st.just(S),
+        name=idents,
+        default=expressions,
+        interval=st.none() | intervals,
+        doc=docs,
+        static=st.booleans(),
     ),
     st.builds(
         tree.Declaration,
@@ -129,7 +138,9 @@ files = st.builds(tree.File, span=st.just(S), definitions=tuples(definitions, 1,
 def bare(value: Any) -> Any:
     """A node as plain data, without spans."""
     if isinstance(value, Node):
-        return type(value).__name__, {name: bare(getattr(value, name)) for name in type(value).model_fields if name != "span"}
+        return type(value).__name__, {
+            name: bare(getattr(value, name)) for name in type(value).model_fields if name != "span"
+        }
     return tuple(map(bare, value)) if isinstance(value, tuple) else value
 
 
@@ -186,12 +197,27 @@ def _words(n: Any) -> Any:
         case tree.Source():
             yield from ("source", *_doc(n.text))
         case tree.Interval():
-            yield from ("in", "[" if n.low_closed else "(", *_words(n.low), ",", *_words(n.high), "]" if n.high_closed else ")")
+            yield from (
+                "in",
+                "[" if n.low_closed else "(",
+                *_words(n.low),
+                ",",
+                *_words(n.high),
+                "]" if n.high_closed else ")",
+            )
         case tree.Param():
             yield from ("static", "param") if n.static else ("param",)
             yield from (n.name.id, "=", *_words(n.default), *(_words(n.interval) if n.interval else ()), *_doc(n.doc))
         case tree.Declaration():
-            yield from (n.kind, n.name.id, ":", *_words(n.type), "~" if n.random else "=", *_words(n.initial), *_doc(n.doc))
+            yield from (
+                n.kind,
+                n.name.id,
+                ":",
+                *_words(n.type),
+                "~" if n.random else "=",
+                *_words(n.initial),
+                *_doc(n.doc),
+            )
         case tree.Let() | tree.Primitive():
             yield from (type(n).__name__.lower(), n.name.id, "=", *_words(n.value))
         case tree.Feedback():
@@ -201,7 +227,13 @@ def _words(n: Any) -> Any:
         case tree.Assign():
             yield from (n.target.id, "<-", *_words(n.value))
         case tree.Minimize():
-            yield from ("minimize", *_words(n.energy), "over", *_listed(n.over, _words), *(("by", n.by.id) if n.by else ()))
+            yield from (
+                "minimize",
+                *_words(n.energy),
+                "over",
+                *_listed(n.over, _words),
+                *(("by", n.by.id) if n.by else ()),
+            )
         case tree.OptimizerChoice():
             yield from ("optimizer", n.slot.id, "=", *_words(n.value))
         case tree.Drive():
@@ -242,6 +274,12 @@ def written(draw: st.DrawFn) -> tuple[tree.File, str, list[str]]:
     """A tree, a text of it, and the comments in that text."""
     file = draw(files)
     parts = words(file)
-    gaps = draw(st.lists(st.sampled_from([" ", " ", "  ", "\n", "\n\n\n", "\t", " # {} \n", "#a\n", "\n  # b \"\n"]), min_size=len(parts), max_size=len(parts)))
+    gaps = draw(
+        st.lists(
+            st.sampled_from([" ", " ", "  ", "\n", "\n\n\n", "\t", " # {} \n", "#a\n", '\n  # b "\n']),
+            min_size=len(parts),
+            max_size=len(parts),
+        )
+    )
     comments = [gap.strip() for gap in gaps if "#" in gap]
     return file, "".join(part + gap for part, gap in zip(parts, gaps, strict=True)), comments

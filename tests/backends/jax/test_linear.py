@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from ruledsl.reference import maps
-from geometries import BATCH, CONVS, GEOMETRIES, ConvGeometry, Geometry
+from geometries import BATCH, CONVS, DENSE, GEOMETRIES, ConvGeometry, Geometry
 
 jax = pytest.importorskip("jax")
 from jax import numpy as jnp  # noqa: E402
 
 from ruledsl_jax import layouts, linear  # noqa: E402
 
+MEANS: tuple[linear.Mean | None, ...] = (None, "batch", "all")
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+STACKED = ("stride_skips_pixels", "depthwise", "everything")
 precisions = pytest.mark.parametrize("dtype", TOLERANCE)
 geometries = pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 
@@ -43,25 +45,36 @@ def close(found: Any, expected: np.ndarray, dtype: str) -> None:
 
 @geometries
 @precisions
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
-def test_maps_equal_the_reference(geometry: Geometry, dtype: str, compiled: bool) -> None:
+def test_maps_equal_the_reference(geometry: Geometry, dtype: str) -> None:
     M, x, v = arrays(geometry)
     reference, layer = make(maps, geometry), make(linear, geometry)
-    wrap = jax.jit if compiled else lambda f: f
+    per_unit = np.arange(1.0, v.shape[1] + 1)
+
+    @jax.jit
+    def everything(kernel: Any, pre: Any, post: Any, per_unit: Any) -> dict[str, Any]:
+        return {
+            "apply": layer.apply(kernel, pre),
+            "adjoint": layer.adjoint(kernel, post),
+            "outer": [layer.outer(post, pre, mean) for mean in MEANS],
+            "sum_to_units": layer.sum_to_units(post),
+            "mean_positions": layer.mean_positions(post),
+            "sum_positions": layer.sum_positions(post),
+            "spread": layer.spread(per_unit) * post,
+        }
+
     with jax.enable_x64(dtype == "float64"):
         kernel = jnp.asarray(layouts.kernel_to_jax(M), dtype)
         pre, post = (jnp.asarray(layouts.activity_to_jax(a), dtype) for a in (x, v))
-        close(layouts.activity_from_jax(wrap(layer.apply)(kernel, pre)), reference.apply(M, x), dtype)
-        close(layouts.activity_from_jax(wrap(layer.adjoint)(kernel, post)), reference.adjoint(M, v), dtype)
-        for mean in (None, "batch", "all"):
-            outer = wrap(lambda a, b, mean=mean: layer.outer(a, b, mean))(post, pre)
-            close(layouts.kernel_from_jax(outer), reference.outer(v, x, mean), dtype)
-        close(layer.sum_to_units(post), reference.sum_to_units(v), dtype)
-        close(layouts.activity_from_jax(layer.mean_positions(post)), reference.mean_positions(v), dtype)
-        close(layouts.activity_from_jax(layer.sum_positions(post)), reference.sum_positions(v), dtype)
-        per_unit = np.arange(v.shape[1], dtype=dtype)
-        spread = layouts.activity_from_jax(layer.spread(jnp.asarray(per_unit)) * post)
-        close(spread, reference.spread(per_unit) * v, dtype)
+        found = jax.tree.map(np.asarray, everything(kernel, pre, post, jnp.asarray(per_unit, dtype)))
+    from_jax = layouts.activity_from_jax
+    close(from_jax(found["apply"]), reference.apply(M, x), dtype)
+    close(from_jax(found["adjoint"]), reference.adjoint(M, v), dtype)
+    for mean, outer in zip(MEANS, found["outer"], strict=True):
+        close(layouts.kernel_from_jax(outer), reference.outer(v, x, mean), dtype)
+    close(found["sum_to_units"], reference.sum_to_units(v), dtype)
+    close(from_jax(found["mean_positions"]), reference.mean_positions(v), dtype)
+    close(from_jax(found["sum_positions"]), reference.sum_positions(v), dtype)
+    close(from_jax(found["spread"]), reference.spread(per_unit) * v, dtype)
     assert layer.positions(post) == reference.positions(v)
 
 
@@ -83,15 +96,23 @@ def test_maps_are_differentiable_in_both_arguments(geometry: Geometry) -> None:
     with jax.enable_x64(True):
         kernel = jnp.asarray(layouts.kernel_to_jax(M))
         pre, post = (jnp.asarray(layouts.activity_to_jax(a)) for a in (x, v))
-        by_kernel, by_post = jax.vjp(layer.adjoint, kernel, post)[1](pre)
-        np.testing.assert_allclose(by_kernel, layer.outer(post, pre), atol=1e-10)
-        np.testing.assert_allclose(by_post, layer.apply(kernel, pre), atol=1e-10)
-        by_post, by_pre = jax.vjp(layer.outer, post, pre)[1](kernel)
-        np.testing.assert_allclose(by_post, layer.apply(kernel, pre), atol=1e-10)
-        np.testing.assert_allclose(by_pre, layer.adjoint(kernel, post), atol=1e-10)
+
+        @jax.jit
+        def gaps(kernel: Any, pre: Any, post: Any) -> Any:
+            by_kernel, by_post = jax.vjp(layer.adjoint, kernel, post)[1](pre)
+            through_outer = jax.vjp(layer.outer, post, pre)[1](kernel)
+            return (
+                by_kernel - layer.outer(post, pre),
+                by_post - layer.apply(kernel, pre),
+                through_outer[0] - layer.apply(kernel, pre),
+                through_outer[1] - layer.adjoint(kernel, post),
+            )
+
+        for gap in gaps(kernel, pre, post):
+            np.testing.assert_allclose(gap, 0.0, atol=1e-10)
 
 
-@geometries
+@pytest.mark.parametrize("geometry", [DENSE[0], *(conv for conv in CONVS if conv.name in STACKED)], ids=str)
 def test_maps_work_under_vmap(geometry: Geometry) -> None:
     """A stack of three kernels, as in an ensemble, and of three batches."""
     layer = make(linear, geometry)
@@ -110,10 +131,9 @@ def test_maps_work_under_vmap(geometry: Geometry) -> None:
             (layer.adjoint, kernels, posts),
             (layer.outer, posts, pres),
         ):
-            for stacked in (jax.vmap(function), jax.jit(jax.vmap(function))):
-                one_by_one = jnp.stack([function(a, b) for a, b in zip(first, second, strict=True)])
-                np.testing.assert_allclose(stacked(first, second), one_by_one, atol=1e-10)
-            shared = jax.vmap(function, (None, 0))(first[0], second)
+            one_by_one = jnp.stack([function(a, b) for a, b in zip(first, second, strict=True)])
+            np.testing.assert_allclose(jax.vmap(function)(first, second), one_by_one, atol=1e-10)
+            shared = jax.jit(jax.vmap(function, (None, 0)))(first[0], second)
             np.testing.assert_allclose(shared, jnp.stack([function(first[0], b) for b in second]), atol=1e-10)
 
 

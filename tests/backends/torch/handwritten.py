@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ruledsl.program import AFTER_STEP, INIT, Function, Program, Schedule, Tensor
+from ruledsl.program import AFTER_STEP, INIT, TASK, Function, Program, Schedule, Tensor
 
-W = Tensor("W", "forward", ("pre", "post"), "grad")
+# backprop reads W for sending alone, and the compiler says so; every layer learns it all the same.
+W = Tensor("W", "forward", ("pre", "post"), "grad", feedback_only=True)
 B_BIAS = Tensor("b", "forward", ("post",), "grad")
 GRAD_W = Function("grad", "grad_W", ("layer", "x", "delta"), target="W")
 GRAD_B = Function("grad", "grad_b", ("layer", "delta"), target="b")
@@ -28,7 +29,7 @@ def grad_b(layer, delta):
 
 def program(name, source, functions=(), tensors=(), parameters=None, **more):
     """A program; without functions of its own for them, W and b have the default pseudo-gradients."""
-    targets = {(f.role, f.target) for f in functions}
+    targets = {(f.role, f.target) for f in functions if f.phase == TASK}
     defaults = [f for f in (GRAD_W, GRAD_B) if not targets & {("grad", f.target), ("assign", f.target)}]
     forward = [t for t in (W, B_BIAS) if t.name not in {own.name for own in tensors}]
     return Program(
@@ -201,8 +202,8 @@ clocked = program(
 
 reads_phi = program(
     "reads_phi",
-    "def send(layer, W, u, delta, phi):\n    return layer.adjoint(W, delta * phi(u))\n",
-    (Function("send", "send", ("layer", "W", "u", "delta", "phi")),),
+    "def send(layer, W, u, delta, phi, dphi):\n    return layer.adjoint(W, delta * phi(u) * dphi(u))\n",
+    (Function("send", "send", ("layer", "W", "u", "delta", "phi", "dphi")),),
 )
 
 weight_mirror = program(

@@ -91,7 +91,7 @@ def train(
     for _ in range(steps):
         observe(net, target=labels)
         optimizer.zero_grad()
-        F.cross_entropy((run or net)(x), labels).backward()
+        F.cross_entropy((net if run is None else run)(x), labels).backward()
         optimizer.step()
         advance(net)
     return {name: value.clone() for name, value in net.state_dict().items()}

@@ -49,11 +49,11 @@ def test_what_has_a_pseudo_gradient_is_a_parameter_and_the_rest_is_a_buffer():
 @every_rule
 def test_the_output_is_that_of_the_plain_network(program):
     x, labels = small.batch(small.convnet())
-    net = converted(program)
+    net, plain = converted(program), small.convnet()
     observe(net, target=labels)
-    assert torch.equal(net(x), small.convnet()(x))
+    assert torch.equal(net(x), plain(x))
     with torch.no_grad():
-        assert torch.equal(net.eval()(x), small.convnet().eval()(x))
+        assert torch.equal(net.eval()(x), plain.eval()(x))
 
 
 def test_a_network_may_be_one_layer():
@@ -168,7 +168,7 @@ def test_phi_comes_from_activations_or_the_layer():
     own = small.mlp()
     own.fc1.phi = own.fc2.phi = own.fc3.phi = nn.Tanh()
     assert convert(own, handwritten.reads_phi).fc2.phi is not None
-    with pytest.raises(UserError, match="(?s)reads phi, and fc3 declares no activation.*activations="):
+    with pytest.raises(UserError, match=r"(?s)reads phi, and fc3 declares no activation.*activations="):
         convert(small.mlp(), handwritten.reads_phi, activations={"fc1": "relu", "fc2": "tanh"})
     with pytest.raises(UserError, match="fc9"):
         convert(small.mlp(), handwritten.reads_phi, activations={"fc9": "relu"})

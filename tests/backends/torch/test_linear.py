@@ -55,7 +55,7 @@ def test_means_of_outer_divide_by_batch_and_positions(geometry):
 
 @every_geometry
 def test_numbers_per_unit_spread_and_sum(geometry):
-    linear, W, x, v = pieces(geometry)
+    linear, W, _, v = pieces(geometry)
     p = torch.randn(W.shape[0], dtype=torch.float64)
     axes = tuple(axis for axis in range(v.dim()) if axis != 1)
     assert torch.equal(linear.spread(p) + v, v + p.reshape(1, -1, *[1] * (v.dim() - 2)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from backends.torch import handwritten, small
@@ -9,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ruledsl.errors import UserError
+from ruledsl.program import Schedule
 from ruledsl_torch import advance, convert, observe
 
 
@@ -131,7 +134,7 @@ def test_the_target_must_be_observed():
     net = small.mlp()
     x, labels = small.batch(net)
     convert(net, handwritten.drtp, seed=0)
-    with pytest.raises(UserError, match="(?s)reads target.*observe"):
+    with pytest.raises(UserError, match=r"(?s)reads target.*observe"):
         net(x)
     with torch.no_grad():
         net(x)
@@ -160,7 +163,7 @@ def test_lr_must_be_observed_by_a_rule_that_reads_it():
     net = convert(
         small.mlp(), handwritten.program("r", source, functions, (handwritten.Tensor("s", "state", (), "assign"),))
     )
-    with pytest.raises(UserError, match="observe\\(net, lr=...\\)"):
+    with pytest.raises(UserError, match=r"observe\(net, lr=\.\.\.\)"):
         advance(net)
     observe(net, lr=0.5, progress=0.1)
     advance(net)
@@ -195,3 +198,29 @@ def test_mirroring_brings_the_feedback_weights_to_the_transpose():
 def test_a_driven_phase_needs_an_example():
     with pytest.raises(UserError, match="drives every layer"):
         convert(small.mlp(), handwritten.weight_mirror)
+
+
+def test_a_rule_that_alternates_between_phases_is_refused():
+    program = replace(handwritten.backprop, schedule=Schedule(alternate=("task", "align")))
+    with pytest.raises(UserError, match="alternates between phases"):
+        convert(small.mlp(), program)
+
+
+def test_a_layer_without_bias_reads_zero_and_stores_none():
+    source = (
+        handwritten.BACKWARD_SOURCE + "def next_b(layer, b, delta):\n    return b - layer.sum_to_units(delta)\n\n\n"
+    )
+    source += "def next_s(s, b):\n    return s + 1 + b\n"
+    functions = (
+        handwritten.BACKWARD,
+        handwritten.Function("assign", "next_b", ("layer", "b", "delta"), target="b"),
+        handwritten.Function("assign", "next_s", ("s", "b"), target="s"),
+    )
+    tensors = (handwritten.Tensor("s", "state", ("post",), "assign"),)
+    net = convert(small.convnet(), handwritten.program("own_bias", source, functions, tensors))
+    x, labels = small.batch(net)
+    backward(net, x, labels)
+    advance(net)
+    assert net.conv2.bias is None and torch.equal(net.conv2.s, torch.ones(4))
+    assert net.fc.bias.grad is None and not torch.equal(net.fc.bias, small.convnet().fc.bias)
+    assert torch.allclose(net.fc.s, 1 + small.convnet().fc.bias)

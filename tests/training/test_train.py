@@ -1,0 +1,227 @@
+"""Whole runs with PyTorch, small ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import ruledsl
+from ruledsl import architectures, data
+from ruledsl.errors import UserError
+from ruledsl.program import TASK, Program
+from ruledsl.training import Config, Interrupted, Listener, TrainingDiverged, read_config, train
+from ruledsl.training.engine import Score
+from ruledsl.training.schedule import Clock
+from ruledsl.training.train import resolved
+from ruledsl_torch.engine import Engine
+
+QUICK = [
+    "data.name=synthetic",
+    "data.options.noise=0.5",
+    "data.options.train=128",
+    "epochs=3",
+    "model.options.hidden=[20]",
+]
+EVERY_RULE = ["backprop", "feedback_alignment", "usf", "usf_sn", "kolen_pollack", "direct_feedback_alignment", "brsf"]
+
+
+def quick(tmp_path: Path, *settings: str) -> Config:
+    return read_config(settings=[*QUICK, f"out={tmp_path / 'run'}", *settings])
+
+
+def engine(config: Config, rule: str | None) -> tuple[Engine, data.Dataset]:
+    dataset = data.load("synthetic", **config.data.options)
+    network = architectures.get("mlp", dataset.shape, dataset.classes, **config.model.options)
+    made = Engine()
+    made.init(network, ruledsl.load(rule).compile("torch") if rule else None, None, config)
+    return made, dataset
+
+
+def steps(engine: Engine, dataset: data.Dataset, epoch: int) -> list[Score]:
+    batches = enumerate(dataset.train.shuffled(16, 0, epoch))
+    return [engine.step(TASK, batch, 1.0, Clock(8 * epoch + i, 8, 2)) for i, batch in batches]
+
+
+@pytest.mark.parametrize("rule", EVERY_RULE)
+def test_a_rule_learns_to_classify(rule: str, tmp_path: Path) -> None:
+    run = train(quick(tmp_path, f"rule={rule}", "optimizer.lr=0.01", "epochs=6"))
+    assert run.epochs[0].test.error > 0.7
+    assert run.test_error < 0.05
+
+
+def test_a_run_folder_holds_everything(tmp_path: Path) -> None:
+    run = train(quick(tmp_path, "rule=kolen_pollack", "parameters.decay=0.01", "tensorboard=true"))
+    files = {path.name for path in run.folder.iterdir()}
+    assert files == {
+        "config.toml",
+        "environment.json",
+        "kolen_pollack.rule",
+        "kolen_pollack_torch.py",
+        "ledger.json",
+        "metrics.jsonl",
+        "summary.json",
+        "tensorboard",
+        "weights.safetensors",
+    }
+    config = read_config(run.folder / "config.toml")
+    assert (config.model.name, config.parameters) == ("mlp", {"decay": 0.01})
+    metrics = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in metrics] == [0, 1, 2, 3]
+    assert metrics[3]["test_error"] == run.test_error
+    assert 0 < metrics[3]["angle/fc2.B"] < 90
+    assert "angle/fc1.B" not in metrics[3]
+    assert json.loads((run.folder / "ledger.json").read_text())["verdict"] == "local"
+    weights = load_file(run.folder / "weights.safetensors")
+    assert weights["fc1.weight"].shape == (20, 64)
+    assert weights["fc2.B"].shape == (10, 20)
+
+
+def test_the_ledger_file_says_where_the_information_moves(tmp_path: Path) -> None:
+    run = train(quick(tmp_path, "epochs=0"))
+    (entry,) = json.loads((run.folder / "ledger.json").read_text())["ledger"]
+    assert (entry["source"], entry["channel"], entry["sink"]) == ("W", "reverse", "send")
+
+
+def test_two_runs_of_one_seed_are_bit_identical(tmp_path: Path) -> None:
+    first, second = (load_file(train(quick(tmp_path, "rule=brsf")).folder / "weights.safetensors") for _ in range(2))
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_another_seed_begins_with_other_weights_and_another_rule_with_the_same(tmp_path: Path) -> None:
+    config = quick(tmp_path)
+    states = [
+        engine(config.model_copy(update={"seed": seed}), rule)[0].state()
+        for seed, rule in [(0, "backprop"), (1, "backprop"), (0, "feedback_alignment"), (0, None)]
+    ]
+    weights = [state["network.fc1.weight"] for state in states]
+    assert not np.array_equal(weights[0], weights[1])
+    assert np.array_equal(weights[0], weights[2])
+    assert np.array_equal(weights[0], weights[3])
+
+
+def test_the_rule_backprop_learns_what_autograd_learns(tmp_path: Path) -> None:
+    states = []
+    for rule in ("backprop", None):
+        made, dataset = engine(quick(tmp_path), rule)
+        steps(made, dataset, 0)
+        states.append(made.state())
+    for name, value in states[1].items():
+        if name.startswith("network."):
+            np.testing.assert_allclose(states[0][name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [None, "brsf", "kolen_pollack"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_an_engine_goes_on_from_a_saved_state_as_if_nothing_had_happened(
+    rule: str | None, optimizer: str, tmp_path: Path
+) -> None:
+    config = quick(tmp_path, f"optimizer.name={optimizer}")
+    first, dataset = engine(config, rule)
+    steps(first, dataset, 0)
+    saved = first.state()
+    scores = steps(first, dataset, 1)
+    second, _ = engine(config, rule)
+    second.load_state(saved)
+    assert steps(second, dataset, 1) == scores
+    ends = first.state(), second.state()
+    assert ends[0].keys() == ends[1].keys()
+    assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_evaluating_leaves_no_trace(tmp_path: Path) -> None:
+    made, dataset = engine(quick(tmp_path), "brsf")
+    before = made.state()
+    score = made.evaluate(dataset.test.in_order(100))
+    assert (score.images, made.evaluate(dataset.test.in_order(7)).wrong) == (256, score.wrong)
+    after = made.state()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_diverging_run_stops_and_says_where_and_what_to_try(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged) as caught:
+        train(quick(tmp_path, "optimizer.name=sgd", "optimizer.lr=1e30"))
+    message = str(caught.value)
+    assert "appeared first in layer fc2: its weight" in message
+    assert "optimizer.lr is 1e+30" in message
+    run = caught.value.run
+    assert json.loads((run.folder / "summary.json").read_text())["status"] == "diverged"
+    assert (run.folder / "weights.safetensors").exists()
+
+
+def test_activity_that_overflows_is_found_from_the_input_up(tmp_path: Path) -> None:
+    made, dataset = engine(quick(tmp_path), "backprop")
+    state = made.state()
+    state["network.fc1.weight"] = np.full_like(state["network.fc1.weight"], 1e38)
+    made.load_state(state)
+    with pytest.raises(Exception, match="the loss is") as caught:
+        steps(made, dataset, 0)
+    assert getattr(caught.value, "where", "") == "layer fc1: its activity"
+
+
+class InterruptedAt(Listener):
+    def __init__(self, step: int) -> None:
+        self.at = step
+
+    def step(self, clock: Clock, score: Score) -> None:
+        if clock.step == self.at:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_keeps_what_was_finished(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="interrupted in epoch 2 of 3") as caught:
+        train(quick(tmp_path), InterruptedAt(5))
+    run = caught.value.run
+    assert json.loads((run.folder / "summary.json").read_text())["status"] == "interrupted"
+    assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 2
+    whole = train(quick(tmp_path, "epochs=1"))
+    kept, same = (load_file(folder / "weights.safetensors") for folder in (run.folder, whole.folder))
+    assert all(np.array_equal(kept[name], same[name]) for name in same)
+    assert not list(run.folder.glob("*.partial")) + list(run.folder.glob(".*"))
+
+
+def test_nothing_is_written_when_the_call_is_wrong(tmp_path: Path) -> None:
+    for settings in (["data.name=absent"], ["model.name=absent"], ["backend=absent"], ["parameters.absent=1"]):
+        with pytest.raises(UserError):
+            train(quick(tmp_path, *settings))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_backend_without_an_engine_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no training engine"):
+        train(quick(tmp_path, "backend=jax"))
+
+
+def test_the_last_layer_can_follow_another_rule(tmp_path: Path) -> None:
+    run = train(quick(tmp_path, "rule=feedback_alignment", "output=backprop"))
+    weights = load_file(run.folder / "weights.safetensors")
+    assert "fc2.B" not in weights
+    assert {"output_ledger.json", "backprop_torch.py"} <= {path.name for path in run.folder.iterdir()}
+
+
+def test_weight_decay_of_the_optimizer_leaves_alone_what_the_rule_decays(tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    class Notes(Listener):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    train(quick(tmp_path, "rule=kolen_pollack", "optimizer.weight_decay=0.1", "epochs=0"), Notes())
+    assert len(notes) == 1
+    assert "the rule decays B, W itself" in notes[0]
+    made, _ = engine(quick(tmp_path, "optimizer.weight_decay=0.1"), "kolen_pollack")
+    groups = made.optimizers[TASK].param_groups
+    assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(0.1, 2), (0.0, 4)]
+
+
+def test_an_optimizer_of_the_rule_is_a_default_that_settings_override(tmp_path: Path) -> None:
+    config = quick(tmp_path, "optimizer.momentum=0.5", "optimizers.align.lr=0.3")
+    optimizers = {"task": ("sgd", {"lr": 0.1, "momentum": 0.9}), "align": ("adam", {"lr": 0.0098})}
+    program = Program("r", "torch", "", (), (), {}, optimizers)
+    chosen = resolved(config, data.load("synthetic"), (program, None))
+    assert (chosen.optimizer.name, chosen.optimizer.lr, chosen.optimizer.momentum) == ("sgd", 0.1, 0.5)
+    assert (chosen.optimizers["align"].name, chosen.optimizers["align"].lr) == ("adam", 0.3)
