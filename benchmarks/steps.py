@@ -1,6 +1,6 @@
 """How long a training step takes under a rule, relative to plain backprop: ResNet-18 on 32 x 32, batch 32, two threads.
 
-    python benchmarks/steps.py [RULE ...] [--rounds 12] [--compiled]
+    python -m benchmarks.steps [RULE ...] [--rounds 12] [--compiled]
 
 Steps of all networks alternate within one process, and each step is divided by the plain step of the same round:
 a load on the machine that lasts longer than a round leaves the ratio as it is. Reported is the median over rounds.
@@ -9,15 +9,15 @@ a load on the machine that lasts longer than a round leaves the ratio as it is. 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.targets import Measured
 from ruledsl_torch import advance, convert, observe
 
 RULES = ("feedback_alignment", "usf_sn", "kolen_pollack", "direct_feedback_alignment")
@@ -78,36 +78,43 @@ def seconds(step: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
+def measure(
+    rules: Sequence[str] = RULES, *, rounds: int = 12, batch: int = 32, compiled: bool = False
+) -> dict[str, Measured]:
+    """The ratio of each rule's step to the plain one, median over rounds."""
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    x, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+    steps = {"plain": training_step(resnet18(), x, labels, compiled=compiled)}
+    for rule in rules:
+        steps[rule] = training_step(convert(resnet18(), rule, example=x[:2], seed=0), x, labels, compiled=compiled)
+    for _ in range(2):
+        for step in steps.values():
+            step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            times[name].append(seconds(step))
+    plain = times.pop("plain")
+    return {name: _ratio(own, plain) for name, own in times.items()}
+
+
+def _ratio(own: list[float], plain: list[float]) -> Measured:
+    ratios = [mine / other for mine, other in zip(own, plain, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    note = f"quartiles {low:.3f} to {high:.3f}, {1000 * statistics.median(own):.0f} ms"
+    return Measured(statistics.median(ratios), note)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rules", nargs="*", default=list(RULES))
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--compiled", action="store_true", help="under torch.compile(fullgraph=True)")
-    options = parser.parse_args()
-    torch.set_num_threads(2)
-    torch.manual_seed(0)
-    x, labels = torch.randn(options.batch, 3, 32, 32), torch.randint(10, (options.batch,))
-    steps = {"plain": training_step(resnet18(), x, labels, compiled=options.compiled)}
-    for rule in options.rules:
-        net = convert(resnet18(), rule, example=x[:2], seed=0)
-        steps[rule] = training_step(net, x, labels, compiled=options.compiled)
-    for _ in range(2):
-        for step in steps.values():
-            step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(options.rounds):
-        for name, step in steps.items():
-            times[name].append(seconds(step))
-    for name, own in times.items():
-        ratios = [mine / plain for mine, plain in zip(own, times["plain"], strict=True)]
-        report = {
-            "rule": name,
-            "ratio": round(statistics.median(ratios), 3),
-            "spread": [round(value, 3) for value in statistics.quantiles(ratios, n=4)],
-            "milliseconds": round(1000 * statistics.median(own), 1),
-        }
-        print(json.dumps(report), flush=True)
+    options = vars(parser.parse_args())
+    for name, found in measure(options.pop("rules"), **options).items():
+        print(f"{name:28} {found.value:.3f}   {found.note}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in folder().glob(f"*{SUFFIX}"))
 
 
-def load(name: str | Path, **values: float | bool) -> Rule:
+def load(name: str | Path, /, **values: float | bool) -> Rule:
     """A rule of the library by its name, or one of your own by its path; `values` set parameters, static ones too.
 
     Raises RuleError with every diagnostic when the rule has errors, UserError when there is no such rule.

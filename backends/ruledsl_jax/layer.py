@@ -97,13 +97,13 @@ class _Backward:
     """What the backward pass is to do, known when the function is traced: calls, and the shapes of what it returns."""
 
     calls: tuple[Call, ...]
-    shapes: tuple[tuple[str, jax.ShapeDtypeStruct], ...]
+    shapes: tuple[tuple[str, tuple[int, ...], Any], ...]
     tensors: tuple[str, ...]
     slots: tuple[str, ...]
 
 
 def _differentiable(plan: Plan, linear: Linear, classes: int | None, phi: Phi | None) -> Callable[..., Any]:
-    constants = {**plan.parameters, "fan_in": linear.fan_in, "fan_out": linear.fan_out, "layer": linear}
+    constants: dict[str, Any] = {**plan.parameters, "fan_in": linear.fan_in, "fan_out": linear.fan_out, "layer": linear}
     if classes is not None:
         constants["classes"] = classes
     if phi is not None:
@@ -127,7 +127,7 @@ def _differentiable(plan: Plan, linear: Linear, classes: int | None, phi: Phi | 
         read |= {"u"} if "y" in read else set()
         saved = {name: value for name, value in available.items() if name in read}
         shaped = {**tensors, **slots, "x": x}
-        shapes = tuple((n, jax.ShapeDtypeStruct(v.shape, v.dtype)) for n, v in shaped.items() if v is not None)
+        shapes = tuple((name, value.shape, value.dtype) for name, value in shaped.items() if value is not None)
         return result, (_Backward(calls, shapes, tuple(tensors), tuple(slots)), saved, jnp.empty((x.shape[0], 0)))
 
     def backward(residuals: Any, cotangent: Any) -> tuple[Any, ...]:
@@ -145,12 +145,12 @@ def _differentiable(plan: Plan, linear: Linear, classes: int | None, phi: Phi | 
         evaluate(todo.calls, values)
         computed = {call.name for call in todo.calls}
         gradients: dict[str, Any] = {}
-        for name, like in todo.shapes:
+        for name, shape, dtype in todo.shapes:
             call = plan.outputs.get(name)
             if call is not None and call.name in computed:
-                gradients[name] = jnp.broadcast_to(jnp.asarray(values[call.name], like.dtype), like.shape)
+                gradients[name] = jnp.broadcast_to(jnp.asarray(values[call.name], dtype), shape)
             elif name == VISITS:
-                gradients[name] = jnp.ones(like.shape, like.dtype)
+                gradients[name] = jnp.ones(shape, dtype)
         to_tensors = {name: gradients.get(name) for name in todo.tensors}
         to_slots = {name: gradients.get(name) for name in todo.slots}
         return to_tensors, gradients.get("x"), to_slots, None
@@ -171,5 +171,6 @@ def _slope(phi: Phi) -> Phi:
 
 def _instantiated(cotangent: Any) -> Any:
     if isinstance(cotangent, SymbolicZero):
-        return jnp.zeros(cotangent.aval.shape, cotangent.aval.dtype)
+        aval: Any = cotangent.aval
+        return jnp.zeros(aval.shape, aval.dtype)
     return cotangent

@@ -174,13 +174,13 @@ class Conv2d:
 
     def adjoint(self, M: Array, v: Array) -> Array:
         """M.T @ v, the exact adjoint of `apply`: [batch, *input_size, channels_in]"""
-        pre = jax.ShapeDtypeStruct((v.shape[0], *self.pre_shape), v.dtype)
+        pre = jax.ShapeDtypeStruct((v.shape[0], *self.pre_shape), v.dtype)  # type: ignore[no-untyped-call]
         (result,) = jax.linear_transpose(partial(self.apply, M), pre)(v)
         return jnp.asarray(result)
 
     def outer(self, v_post: Array, v_pre: Array, mean: Mean | None = None) -> Array:
         """The kernel gradient, summed over batch and positions; `all` averages over both, `batch` over the batch."""
-        kernel = jax.ShapeDtypeStruct(self.kernel_shape, v_pre.dtype)
+        kernel = jax.ShapeDtypeStruct(self.kernel_shape, v_pre.dtype)  # type: ignore[no-untyped-call]
         (summed,) = jax.linear_transpose(lambda M: self.apply(M, v_pre), kernel)(v_post)
         if mean is None:
             return jnp.asarray(summed)

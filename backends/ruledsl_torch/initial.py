@@ -70,7 +70,7 @@ def initial_tensors(
 
 
 def extents(tensor: Tensor) -> dict[str, Any]:
-    """What the function that fills a tensor reads of it; `sources` and `targets`: synapses of one neuron on each side."""
+    """What a function that fills a tensor reads of it; `sources`, `targets`: synapses of a neuron on either side."""
     shape = tuple(tensor.shape)
     return {"shape": shape, "sources": shape[0] if shape else 1, "targets": prod(shape[1:])}
 

@@ -46,7 +46,8 @@ class Plan:
     """
 
     def __init__(self, program: Program, parameters: Mapping[str, float] | None = None) -> None:
-        """Raises UserError for a parameter that the rule doesn't have, or a signal that no layer can supply."""
+        """Raises UserError for a parameter that the rule doesn't have, for an optimizer or a constraint, which are
+        no learning rules by themselves, and for a signal that no layer can supply."""
         for name in parameters or {}:
             if name not in program.parameters:
                 raise UserError(f"{program.rule} has no parameter `{name}`", suggest(name, program.parameters))
@@ -55,6 +56,8 @@ class Plan:
         self.phases = {phase: _bind(program, phase) for phase in dict.fromkeys(f.phase for f in program.functions)}
         task = self.phases.get(TASK, ())
         every = [name for calls in self.phases.values() for call in calls for name in call.reads]
+        if not any(call.role == "send" for call in task):
+            raise UserError(f"{program.rule} is no learning rule: it sends no error to the layer below")
         if "delta_k" in every:
             raise UserError(f"{program.rule} reads delta[k], which a converted layer can't supply")
         self.direct = any("e" in call.reads for call in task)

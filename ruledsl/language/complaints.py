@@ -222,13 +222,14 @@ def _unopened(s: Situation) -> str | None:
 
 
 def _wrong_place(s: Situation) -> str | None:
-    if not s.between_statements:
+    word = s.lone_name or s.found
+    if s.lone_name is None and not s.between_statements:
         return None
-    if s.found.type in IN_LOCALITY:
-        return f"`{s.found.text}` stands in `locality {{ ... }}`"
-    if s.found.text.upper() in IN_SCHEDULE:
-        return f"`{s.found.text}` stands in `schedule {{ ... }}`"
-    if s.found.type in table().starts and "RULE" in s.expected:
+    if word.type in IN_LOCALITY:
+        return f"`{word.text}` stands in `locality {{ ... }}`"
+    if word.text.upper() in IN_SCHEDULE and s.found.type != "EQUAL":
+        return f"`{word.text}` stands in `schedule {{ ... }}`"
+    if word.type in table().starts and "RULE" in s.expected:
         return 'statements stand in a definition: `rule NAME "Title" { ... }`; is there one `}` too many above?'
     return None
 

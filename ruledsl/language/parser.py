@@ -155,7 +155,8 @@ class _Parser:
 
     def resume(self, position: int) -> int | None:
         """Give up the current statement; the position where the next one starts, None if there is none."""
-        if self.starts_statement(position, 0) and self.insert_brace(position):
+        contextual = self.tokens[position].text.upper() in CONTEXTUAL
+        if (contextual or self.starts_statement(position, 0)) and self.insert_brace(position):
             return position
         head = HEADS.get(self.tokens[self.statement].type)
         brackets = 0
@@ -206,7 +207,8 @@ class _Parser:
             return token.type in table().starts and (first or following not in NO_STATEMENT.get(token.type, AFTER_NAME))
         if following == "ASSIGN" or (first and brackets <= 0 and following in ("EQUAL", "NAME")):
             return True
-        return token.text.upper() in CONTEXTUAL and following != "EQUAL"
+        keyword = token.text.upper()
+        return keyword in CONTEXTUAL and self.automaton.shifts(keyword)[0]
 
     def enter_block_of(self, position: int) -> bool:
         """Go to the innermost block in which the token may stand; braces that lack before it count as written."""

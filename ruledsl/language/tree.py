@@ -27,7 +27,8 @@ class Span(NamedTuple):
 class Node(BaseModel):
     """Anything that was read from the text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # The parser builds nodes unvalidated: the validators, which take long to make, are left until somebody needs them.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     span: Span
 
 
@@ -338,35 +339,3 @@ class File(Node):
     """Everything in one `.rule` file, in order."""
 
     definitions: tuple[Definition, ...]
-
-
-for _model in (
-    Transpose,
-    Unary,
-    Binary,
-    Conditional,
-    Keyword,
-    Call,
-    Interval,
-    Param,
-    Declaration,
-    Let,
-    Primitive,
-    Feedback,
-    Grad,
-    Assign,
-    Minimize,
-    OptimizerChoice,
-    When,
-    AfterStep,
-    Drive,
-    Phase,
-    First,
-    Schedule,
-    Clause,
-    Locality,
-    Use,
-    Definition,
-    File,
-):
-    _model.model_rebuild()

@@ -31,20 +31,20 @@ class Outputs:
     assigned: dict[str, Array] = field(default_factory=dict)
 
 
-def evaluate(root: Node, layer: Any, values: Mapping[str, Any]) -> Array:
+def evaluate(root: Node, layer: Any, values: Mapping[str, Any], dtype: Any = np.float64) -> Array:
     """The value of a node.
 
     `values` holds, by name: signals (`x u delta e target`, each [batch, *space]; `delta_k`, a list over the layers
     downstream), tensors (maps between pre and post in the forward kernel's layout; maps from `out` and `post[k]` as
     [*source, *pre], the latter in a list), scalars, and `phi` and `dphi` as functions where the rule uses them.
-    `layer` is one of `ruledsl.reference.maps`.
+    `layer` is one of `ruledsl.reference.maps`. float32 is for judging how well conditioned a rule is.
     """
     memo: dict[int, Array] = {}
     for node in walk(root):
         if id(node) not in memo and node.op != "sum_k" and not _indexed(node):
-            memo[id(node)] = _value(node, [memo[id(arg)] for arg in node.args], layer, values)
+            memo[id(node)] = _value(node, [memo[id(arg)] for arg in node.args], layer, values, dtype)
         elif node.op == "sum_k":
-            memo[id(node)] = _sum_over_layers(node, layer, values)
+            memo[id(node)] = _sum_over_layers(node, layer, values, dtype)
     return memo[id(root)]
 
 
@@ -55,7 +55,7 @@ def _indexed(node: Node) -> bool:
     return any(str(leaf.attrs[1]) not in summed for leaf in leaves)
 
 
-def _sum_over_layers(node: Node, layer: Any, values: Mapping[str, Any]) -> Array:
+def _sum_over_layers(node: Node, layer: Any, values: Mapping[str, Any], dtype: Any) -> Array:
     (term,) = node.args
     families = {str(n.attrs[0]) for n in walk(term) if n.op == "tensor" and n.attrs[1] == node.attrs[0]}
     total: Array = 0.0
@@ -63,22 +63,22 @@ def _sum_over_layers(node: Node, layer: Any, values: Mapping[str, Any]) -> Array
         at_k = {**values, **{name: values[name][k] for name in families}, "delta[k]": delta}
         memo: dict[int, Array] = {}
         for part in walk(term):
-            memo[id(part)] = _value(part, [memo[id(arg)] for arg in part.args], layer, at_k)
+            memo[id(part)] = _value(part, [memo[id(arg)] for arg in part.args], layer, at_k, dtype)
         total = total + memo[id(term)]
     return total
 
 
-def _value(node: Node, args: list[Array], layer: Any, values: Mapping[str, Any]) -> Array:
+def _value(node: Node, args: list[Array], layer: Any, values: Mapping[str, Any], dtype: Any) -> Array:
     match node.op:
         case "const":
-            return node.attrs[0] if isinstance(node.attrs[0], bool) else np.float64(node.attrs[0])  # type: ignore[arg-type]
+            return node.attrs[0] if isinstance(node.attrs[0], bool) else dtype(node.attrs[0])
         case "scalar":
-            return np.float64(values[str(node.attrs[0])])
+            return dtype(values[str(node.attrs[0])])
         case "signal":
             name = "delta[k]" if node.attrs[1] else str(node.attrs[0])
-            return np.asarray(values[name], dtype=np.float64)
+            return np.asarray(values[name], dtype=dtype)
         case "tensor":
-            value = np.asarray(values[str(node.attrs[0])], dtype=np.float64)
+            value = np.asarray(values[str(node.attrs[0])], dtype=dtype)
             per_unit = node.type.kind == "vector" and node.type.axes == PER_UNIT and node.type.target != OUT
             return layer.spread(value) if per_unit else value
         case "phi" | "dphi":
@@ -87,13 +87,15 @@ def _value(node: Node, args: list[Array], layer: Any, values: Mapping[str, Any])
             return MEANINGS[node.op](node, layer, *args)
 
 
-def run_phase(equations: Equations, phase: str, layer: Any, values: Mapping[str, Any]) -> Outputs:
+def run_phase(
+    equations: Equations, phase: str, layer: Any, values: Mapping[str, Any], dtype: Any = np.float64
+) -> Outputs:
     """Everything that a phase computes, from the values before the phase; nothing is stored."""
     outputs = Outputs()
     for equation in equations.equations:
         if equation.phase != phase or equation.role in ("draw", "drive", "init"):
             continue
-        value = evaluate(equation.value, layer, values)
+        value = evaluate(equation.value, layer, values, dtype)
         if equation.role == "send":
             outputs.send = np.broadcast_to(value, np.shape(values["x"]))
         elif equation.role == "grad":

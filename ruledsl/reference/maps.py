@@ -53,15 +53,15 @@ class Dense:
 
     def apply(self, M: Array, v: Array) -> Array:
         """M @ v for v: [batch, pre] -> [batch, post]"""
-        return np.einsum("oi,ni->no", M, v)
+        return np.asarray(np.einsum("oi,ni->no", M, v))
 
     def adjoint(self, M: Array, v: Array) -> Array:
         """M.T @ v for v: [batch, post] -> [batch, pre]"""
-        return np.einsum("oi,no->ni", M, v)
+        return np.asarray(np.einsum("oi,no->ni", M, v))
 
     def outer(self, v_post: Array, v_pre: Array, mean: Mean | None = None) -> Array:
         """The outer product summed over the batch, or averaged: [post, pre]"""
-        summed = np.einsum("no,ni->oi", v_post, v_pre)
+        summed = np.asarray(np.einsum("no,ni->oi", v_post, v_pre))
         return summed if mean is None else summed / len(v_post)
 
     def spread(self, p: Array) -> Array:

@@ -96,7 +96,7 @@ def _divide(a: Array, b: Array) -> Array:
 def _quiet(function: Callable[..., Array]) -> Meaning:
     def meaning(node: Node, layer: Any, *args: Array) -> Array:
         with np.errstate(all="ignore"):
-            return function(*(np.asarray(arg, dtype=np.float64) for arg in args))
+            return function(*args)
 
     return meaning
 

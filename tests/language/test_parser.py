@@ -75,7 +75,7 @@ def test_weight_mirror_is_read_whole_with_the_place_of_every_part() -> None:
     assert isinstance(schedule, tree.Schedule) and isinstance(schedule.entries[0], tree.First)
     assert [phase.id for phase in schedule.entries[1].phases] == ["task", "mirror"]
     assert isinstance(locality, tree.Locality) and locality.clauses[0].argument == tree.Name(
-        span=Span(21, 25, 21, 30), id="batch"
+        span=Span(22, 25, 22, 30), id="batch"
     )
 
 
@@ -92,7 +92,7 @@ def test_weight_mirror_is_read_whole_with_the_place_of_every_part() -> None:
         "state tau : p = zeros() after step { let t = -sign(g) + m * tau tau <- t p <- p + lr * t }",
         "schedule { alternate : task, align } locality { }",
         "locality { allow sign(W) -> send allow norm(W) -> send forbid broadcast(delta[k]) }",
-        "state s : scalar = 0 fresh M : post -> pre ~ signs(0.5) 'x' ".replace("'x'", '"doc"'),
+        'state s : scalar = 0 fresh M : post -> pre ~ signs(0.5) "doc"',
         "let z = if progress < 0.5 then x else if step > 3 then y else -y ** 2",
     ],
 )
@@ -176,12 +176,13 @@ WRONG = [
     ("rule a { optimizer t = sgd() optimizer b { } constraint c { }", "E0101", 1, 30, "the `{` in line 1"),
     ("rule a { schedule { each step : task\nlet x = 1 }", "E0101", 2, 1, "the `{` in line 1 has no `}`"),
     ("rule a let x = 1 }", "E0101", 1, 8, "expected `{` or a text in double quotes"),
+    ("rule a { schedule each step : task } }", "E0101", 1, 19, "expected `{`"),
     ("rule a { phase { drive x = 1 } let y = 2 }", "E0101", 1, 16, "expected a name"),
     ("rule a { use norm(0.1) }", "E0101", 1, 19, "expected a name or `)`"),
-    ("rule a { let x = W^2 + W^3 }".replace("^3", ""), "E0102", 1, 19, "write `**` for a power"),
+    ("rule a { let x = W^2 + W }", "E0102", 1, 19, "write `**` for a power"),
     ("rule a { let x = W' @ y }", "E0102", 1, 19, "write `.T` for a transpose"),
     ("rule a { let x = 1; let y = 2 }", "E0102", 1, 19, "leave it out"),
-    ("rule a { let Ꮤ = 1 }", "E0102", 1, 14, "CHEROKEE LETTER LA"),
+    ("rule a { let Ꮤ = 1 }", "E0102", 1, 14, "CHEROKEE LETTER TA"),
     ("rule a { let W = wеight }", "E0102", 1, 18, "CYRILLIC SMALL LETTER IE (U+0435)"),
     ("rule a { let δ = 1 }", "E0102", 1, 14, "write `delta`"),
     ("rule a { B ← 1 }", "E0102", 1, 12, "LEFTWARDS ARROW (U+2190); write `<-`"),
@@ -220,7 +221,7 @@ WRONG = [
     ("rule a { let x = f(a=1, b) }", "E0110", 1, 25, "before all arguments with one"),
     ("rule a { let x = f(a=1, a=2) }", "E0110", 1, 25, "given twice"),
     ("rule a { // why\n }", "E0110", 1, 10, "starts with `#`"),
-    ("a " * MOST_WORDS, "E0111", 1, 2 * MOST_WORDS + 1 - 2, str(MOST_WORDS)),
+    ("a " * (MOST_WORDS + 1), "E0111", 1, 2 * MOST_WORDS + 1, str(MOST_WORDS)),
 ]
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from geometries import BATCH, GEOMETRIES, ConvGeometry, Geometry
 
 from ruledsl.reference.maps import Conv2d, Dense
-from geometries import BATCH, GEOMETRIES, ConvGeometry, Geometry
 
 pytestmark = pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 
@@ -42,7 +42,7 @@ def test_adjoint_is_the_adjoint_of_apply(geometry: Geometry) -> None:
 
 def test_outer_is_the_derivative_of_apply_by_the_kernel(geometry: Geometry) -> None:
     layer = make(geometry)
-    M, x, v = arrays(layer)
+    _, x, v = arrays(layer)
     gradient = layer.outer(v, x)
     for index in np.ndindex(*layer.kernel_shape):
         direction = np.zeros(layer.kernel_shape)

@@ -196,6 +196,4 @@ gated = program(
     (Function("send", "send", ("layer", "W", "delta", "y", "lr")),),
 )
 
-RULES = {
-    rule.rule: rule for rule in (backprop, feedback_alignment, usf_sn, kolen_pollack, direct_feedback_alignment)
-}
+RULES = {rule.rule: rule for rule in (backprop, feedback_alignment, usf_sn, kolen_pollack, direct_feedback_alignment)}

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from geometries import BATCH, CONVS, DENSE, GEOMETRIES, ConvGeometry, Geometry
 
 from ruledsl.reference import maps
-from geometries import BATCH, CONVS, DENSE, GEOMETRIES, ConvGeometry, Geometry
 
 jax = pytest.importorskip("jax")
 from jax import numpy as jnp  # noqa: E402
@@ -126,15 +126,23 @@ def test_maps_work_under_vmap(geometry: Geometry) -> None:
                 (layouts.activity_to_jax, v),
             )
         )
-        for function, first, second in (
-            (layer.apply, kernels, pres),
-            (layer.adjoint, kernels, posts),
-            (layer.outer, posts, pres),
-        ):
-            one_by_one = jnp.stack([function(a, b) for a, b in zip(first, second, strict=True)])
-            np.testing.assert_allclose(jax.vmap(function)(first, second), one_by_one, atol=1e-10)
-            shared = jax.jit(jax.vmap(function, (None, 0)))(first[0], second)
-            np.testing.assert_allclose(shared, jnp.stack([function(first[0], b) for b in second]), atol=1e-10)
+
+        @jax.jit
+        def gaps(kernels: Any, pres: Any, posts: Any) -> Any:
+            found = []
+            for function, first, second in (
+                (layer.apply, kernels, pres),
+                (layer.adjoint, kernels, posts),
+                (layer.outer, posts, pres),
+            ):
+                one_by_one = jnp.stack([function(a, b) for a, b in zip(first, second, strict=True)])
+                found.append(jax.vmap(function)(first, second) - one_by_one)
+                one_shared = jnp.stack([function(first[0], b) for b in second])
+                found.append(jax.vmap(function, (None, 0))(first[0], second) - one_shared)
+            return found
+
+        for gap in gaps(kernels, pres, posts):
+            np.testing.assert_allclose(gap, 0.0, atol=1e-10)
 
 
 def test_layers_are_static_arguments() -> None:

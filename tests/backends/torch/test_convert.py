@@ -13,6 +13,7 @@ from torch import nn
 
 from ruledsl.errors import UserError
 from ruledsl_torch import advance, convert, observe
+from ruledsl_torch.layers import activation
 
 every_rule = pytest.mark.parametrize("program", handwritten.EVERY.values(), ids=handwritten.EVERY)
 
@@ -153,6 +154,11 @@ def test_a_failed_conversion_changes_nothing():
     assert type(net.conv1) is nn.Conv2d and type(net) is small.ConvNet and not hasattr(net, "ruledsl")
 
 
+def test_what_sends_no_error_is_no_learning_rule():
+    with pytest.raises(UserError, match="no learning rule"):
+        convert(small.mlp(), handwritten.program("constraint", ""))
+
+
 def test_parameters_are_set_and_checked():
     net = convert(small.mlp(), handwritten.kolen_pollack, decay=0.5)
     assert net.fc1.plan.parameters["decay"] == 0.5
@@ -174,8 +180,16 @@ def test_phi_comes_from_activations_or_the_layer():
         convert(small.mlp(), handwritten.reads_phi, activations={"fc9": "relu"})
 
 
+def test_the_derivative_of_phi_is_at_hand():
+    v = torch.randn(4, 3)
+    assert torch.allclose(activation(torch.tanh)["dphi"](v), 1 - torch.tanh(v) ** 2)
+    assert torch.equal(activation(nn.ReLU())["dphi"](v), (v > 0).float())
+
+
 def test_a_tensor_must_not_hide_a_part_of_the_layer():
-    program = handwritten.program("bad", "", (), (handwritten.Tensor("weight", "state", ()),))
+    program = handwritten.program(
+        "bad", handwritten.BACKWARD_SOURCE, (handwritten.BACKWARD,), (handwritten.Tensor("weight", "state", ()),)
+    )
     with pytest.raises(UserError, match="calls a tensor `weight`"):
         convert(small.mlp(), program)
 

@@ -1,0 +1,72 @@
+"""How far emitted code is from what the rule means: both backends against the reference, backprop against autograd."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Literal
+
+import torch
+from torch import nn
+
+from benchmarks.rules import emitted
+from benchmarks.targets import Measured
+from ruledsl.verification.geometries import GEOMETRIES, ConvGeometry, DenseGeometry, Geometry
+from ruledsl.verification.witness import compare
+from ruledsl_torch import convert
+
+Precision = Literal["float32", "float64"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "float64")
+BACKENDS = ("torch", "jax")
+
+
+def measure() -> dict[str, Measured]:
+    """The largest deviation that was found, relative to the largest entry, and where."""
+    found = {f"backprop {precision}": against_autograd(precision) for precision in PRECISIONS}
+    for backend in BACKENDS:
+        for precision in PRECISIONS:
+            found[f"{backend} {precision}"] = against_reference(backend, precision)
+    return found
+
+
+def against_reference(backend: str, precision: Precision) -> Measured:
+    """Every output of every phase of every rule that the backend emits, on every geometry."""
+    witness = import_module(f"ruledsl_{backend}.witness").witness
+    rules = emitted(backend)
+    worst, where = -1.0, ""
+    for name, (rule, program) in rules.items():
+        for geometry in GEOMETRIES:
+            for found in compare(program, rule.lowered, witness, geometry, precision):
+                if found.amount > worst:
+                    worst, where = found.amount, f"{name}, {found.output}, {found.geometry}"
+    return Measured(worst, f"{len(rules)} rules, {len(GEOMETRIES)} geometries, worst: {where}")
+
+
+def against_autograd(precision: Precision) -> Measured:
+    """Gradients of the input, weight and bias of a layer that follows `backprop`, and of the same layer that does not."""
+    worst, where = -1.0, ""
+    for geometry in GEOMETRIES:
+        gradients = []
+        for ruled in (False, True):
+            layer, x = _layer(geometry, getattr(torch, precision))
+            if ruled:
+                convert(layer, "backprop")
+            torch.sin(layer(x.requires_grad_())).sum().backward()
+            gradients.append({"x": x.grad, **{name: p.grad for name, p in layer.named_parameters()}})
+        for name, plain in gradients[0].items():
+            distance = float((gradients[1][name] - plain).norm() / plain.norm())
+            if not distance <= worst:  # a NaN is the worst
+                worst, where = distance, f"gradient of {name}, {geometry}"
+    return Measured(worst, f"{len(GEOMETRIES)} geometries, worst: {where}")
+
+
+def _layer(geometry: Geometry, dtype: torch.dtype) -> tuple[nn.Module, torch.Tensor]:
+    """The layer, and an input [4, *pre]: the same at every call."""
+    torch.manual_seed(0)
+    if isinstance(geometry, DenseGeometry):
+        dense = nn.Linear(geometry.units_in, geometry.units_out, dtype=dtype)
+        return dense, torch.randn(4, geometry.units_in, dtype=dtype)
+    assert isinstance(geometry, ConvGeometry)
+    options = geometry.arguments()
+    channels_in, channels_out, size = (options.pop(name) for name in ("channels_in", "channels_out", "input_size"))
+    convolution = nn.Conv2d(channels_in, channels_out, dtype=dtype, **options)
+    return convolution, torch.randn(4, channels_in, *size, dtype=dtype)

@@ -1,0 +1,43 @@
+"""What is measured, and what we want to reach: a number that is at most `reach` passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Measured(NamedTuple):
+    """A number, and what a reader may want to know of how it came about."""
+
+    value: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row of the table. `key` is the number's name in what `measure` of `benchmark` returns."""
+
+    benchmark: str
+    key: str
+    what: str
+    reach: float
+    unit: str = ""
+
+
+STEP = "training step, ResNet-18 on 32x32, against plain backprop: "
+TARGETS = (
+    Target("compiler", "compile", "parse, check and emit a library rule, median", 15, "ms"),
+    Target("compiler", "check", "ruledsl check rules/*.rule, cold process", 0.6, "s"),
+    Target("steps", "feedback_alignment", STEP + "feedback_alignment", 1.05),
+    Target("steps", "usf_sn", STEP + "usf_sn", 1.05),
+    Target("steps", "kolen_pollack", STEP + "kolen_pollack", 1.08),
+    Target("steps", "direct_feedback_alignment", STEP + "direct_feedback_alignment", 0.78),
+    Target("equality", "backprop float32", "emitted backprop against autograd, float32", 1e-6),
+    Target("equality", "backprop float64", "emitted backprop against autograd, float64", 1e-12),
+    Target("equality", "torch float32", "PyTorch against the reference, every rule and geometry, float32", 1e-5),
+    Target("equality", "torch float64", "PyTorch against the reference, every rule and geometry, float64", 1e-10),
+    Target("equality", "jax float32", "JAX against the reference, every rule and geometry, float32", 1e-5),
+    Target("equality", "jax float64", "JAX against the reference, every rule and geometry, float64", 1e-10),
+    Target("compiled", "compiled", "torch.compile(fullgraph=True) against eager, every rule, float64", 1e-10),
+)
+BENCHMARKS = tuple(dict.fromkeys(target.benchmark for target in TARGETS))
