@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.rules import emitted
 from benchmarks.targets import Measured
-from ruledsl.verification.geometries import GEOMETRIES, ConvGeometry, DenseGeometry, Geometry
+from ruledsl.verification.geometries import GEOMETRIES, DenseGeometry, Geometry
 from ruledsl.verification.witness import compare
 from ruledsl_torch import convert
 
@@ -42,31 +42,39 @@ def against_reference(backend: str, precision: Precision) -> Measured:
 
 
 def against_autograd(precision: Precision) -> Measured:
-    """Gradients of the input, weight and bias of a layer that follows `backprop`, and of the same layer that does not."""
+    """Gradients of input, weight and bias, of a layer that follows `backprop` and of the same layer without a rule."""
     worst, where = -1.0, ""
     for geometry in GEOMETRIES:
-        gradients = []
-        for ruled in (False, True):
-            layer, x = _layer(geometry, getattr(torch, precision))
-            if ruled:
-                convert(layer, "backprop")
-            torch.sin(layer(x.requires_grad_())).sum().backward()
-            gradients.append({"x": x.grad, **{name: p.grad for name, p in layer.named_parameters()}})
-        for name, plain in gradients[0].items():
-            distance = float((gradients[1][name] - plain).norm() / plain.norm())
+        layer, x = _layer(geometry, getattr(torch, precision))
+        plain = _gradients(layer, x)
+        ruled = _gradients(convert(layer, "backprop"), x)
+        for name, gradient in plain.items():
+            distance = float((ruled[name] - gradient).norm() / gradient.norm())
             if not distance <= worst:  # a NaN is the worst
                 worst, where = distance, f"gradient of {name}, {geometry}"
     return Measured(worst, f"{len(GEOMETRIES)} geometries, worst: {where}")
 
 
-def _layer(geometry: Geometry, dtype: torch.dtype) -> tuple[nn.Module, torch.Tensor]:
-    """The layer, and an input [4, *pre]: the same at every call."""
+def _gradients(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    names = ["x", *dict(layer.named_parameters())]
+    loss = torch.sin(layer(x)).sum()
+    return dict(zip(names, torch.autograd.grad(loss, [x, *layer.parameters()]), strict=True))
+
+
+def _layer(geometry: Geometry, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
+    """The layer, and an input [4, *pre] that wants a gradient."""
     torch.manual_seed(0)
     if isinstance(geometry, DenseGeometry):
         dense = nn.Linear(geometry.units_in, geometry.units_out, dtype=dtype)
-        return dense, torch.randn(4, geometry.units_in, dtype=dtype)
-    assert isinstance(geometry, ConvGeometry)
-    options = geometry.arguments()
-    channels_in, channels_out, size = (options.pop(name) for name in ("channels_in", "channels_out", "input_size"))
-    convolution = nn.Conv2d(channels_in, channels_out, dtype=dtype, **options)
-    return convolution, torch.randn(4, channels_in, *size, dtype=dtype)
+        return dense, torch.randn(4, geometry.units_in, dtype=dtype, requires_grad=True)
+    convolution = nn.Conv2d(
+        geometry.channels_in,
+        geometry.channels_out,
+        geometry.kernel_size,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        geometry.groups,
+        dtype=dtype,
+    )
+    return convolution, torch.randn(4, geometry.channels_in, *geometry.input_size, dtype=dtype, requires_grad=True)

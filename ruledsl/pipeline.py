@@ -10,6 +10,7 @@ from ruledsl.analysis.contract import check_contract
 from ruledsl.analysis.flow import Ledger, trace_flow
 from ruledsl.analysis.resolve import Found, Library, resolve
 from ruledsl.analysis.typed import TypedRule
+from ruledsl.analysis.unused import report_unused
 from ruledsl.diagnostics import Diagnostic, Diagnostics, Text
 from ruledsl.ir.differentiate import differentiate
 from ruledsl.ir.equations import Equations
@@ -55,6 +56,7 @@ def check(found: Found, library: Library, values: Mapping[str, float | bool] | N
     typed = check_types(flat, values or {}, diagnostics)
     if diagnostics.errors:
         return result(typed=typed)
+    report_unused(typed, diagnostics)
     lowered = differentiate(lower(typed), _reporter(diagnostics))
     if diagnostics.errors:
         return result(typed=typed)
@@ -97,7 +99,7 @@ def _inside(inner: Span, outer: Span) -> bool:
 
 
 def _reporter(diagnostics: Diagnostics) -> Callable[..., None]:
-    def report(code: str, place: Place, **values: object) -> None:
-        diagnostics.add(code, place.span, text=place.text, **values)
+    def report(code: str, place: Place, *, help: str | None = None, **values: object) -> None:
+        diagnostics.add(code, place.span, help=help, text=place.text, **values)
 
     return report

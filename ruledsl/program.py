@@ -25,7 +25,7 @@ class Function:
     name      its name in the module
     arguments in the order of its signature: tensors of the rule, signals (`x u delta e target`, `delta_k` for the
               list of `delta[k]`), scalars (`lr step epoch progress fan_in fan_out batch_size`), parameters, earlier
-              terms, and `layer` (the linear map, see the backends' `linear` module), `phi`, `generator` / `key`, `shape`
+              terms, `layer` (the linear map, see the backends' `linear` module), `phi`, `generator` or `key`, `shape`
     phase     `task`, `after step`, `init`, or the name of a phase of the rule
     optimizer who receives a `grad`: `task` or the name given by `by`
     """

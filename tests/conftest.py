@@ -23,7 +23,7 @@ settings.load_profile("ruledsl")
 
 @pytest.fixture(scope="session")
 def dataset_folder() -> Callable[[str], Path]:
-    """`dataset_folder("mnist")` is the folder of that name in $RULEDSL_DATA; the test is skipped where there is none."""
+    """`dataset_folder("mnist")` is that folder in $RULEDSL_DATA; where there is none, the test is skipped."""
 
     def find(name: str) -> Path:
         place = os.environ.get("RULEDSL_DATA")

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from ruledsl.analysis import names
 from ruledsl.analysis.expressions import Lazy, Scope
+from ruledsl.analysis.initial_order import initial_order
 from ruledsl.analysis.resolve import Flat, Located, check_new_name
 from ruledsl.analysis.typed import Declared, Interval, Parameter, TypedPhase, TypedRule, Update
 from ruledsl.diagnostics import Diagnostics, Text
 from ruledsl.ir import nodes
 from ruledsl.ir.nodes import Node, Place, walk
-from ruledsl.ir.types import OUT, PARAMETER, POST, PRE, SCALAR, Space, Type, activity, map_between, per_unit, synapses_exist
+from ruledsl.ir.types import (
+    OUT,
+    PARAMETER,
+    POST,
+    PRE,
+    SCALAR,
+    Space,
+    Type,
+    activity,
+    map_between,
+    per_unit,
+    synapses_exist,
+)
 from ruledsl.language import tree
-from ruledsl.program import AFTER_STEP, TASK
+from ruledsl.program import AFTER_STEP, INIT, TASK
 
 Values = Mapping[str, float | bool]
 
 
-def check_types(flat: Flat, values: Values, diagnostics: Diagnostics, *, inlined_as: str = "") -> TypedRule:
-    """Type everything in a definition; `values` replace the defaults of its parameters."""
-    return _Checker(flat, values, diagnostics, inlined_as).check()
+def check_types(
+    flat: Flat, values: Values, diagnostics: Diagnostics, places: Mapping[str, Place] = MappingProxyType({})
+) -> TypedRule:
+    """Type everything in a definition; `values` replace the defaults of its parameters.
+
+    `places` says where a value was written, if it was written in a rule.
+    """
+    return _Checker(flat, values, diagnostics, places).check()
 
 
 class _Checker:
     """Goes through the items of one definition in order; the order of what it does, not of the items, matters."""
 
-    def __init__(self, flat: Flat, values: Values, diagnostics: Diagnostics, inlined_as: str) -> None:
-        self.flat, self.values, self.diagnostics, self.inlined_as = flat, values, diagnostics, inlined_as
+    def __init__(self, flat: Flat, values: Values, diagnostics: Diagnostics, places: Mapping[str, Place]) -> None:
+        self.flat, self.values, self.diagnostics, self.places = flat, values, diagnostics, places
         self.kind = flat.definition.kind
         self.scope = Scope(self.kind, diagnostics, flat.text)
         self.rule = TypedRule(flat, {}, {}, {})
@@ -38,24 +58,32 @@ class _Checker:
         for located in self.flat.of(tree.Declaration):
             self._declare(located)
         self.scope.lets.update(_lets(self.flat.items))
+        self._type_lets(self.flat.items, self.scope)
         for located in self.flat.of(tree.Declaration):
             self._initial(located)
-        self.rule.phases[TASK] = TypedPhase(TASK, Place(self.flat.definition.span, self.flat.text))
+        _, cycle = initial_order(self.rule.declared)
+        if cycle:
+            place = self.rule.declared[cycle[0]].place
+            self._add("E0225", place.span, place.text, name=cycle[0], cycle=" -> ".join(cycle))
+        self.rule.phases[TASK] = TypedPhase(TASK, Place(self.flat.definition.name.span, self.flat.text))
         for located in self.flat.of(tree.Phase):
             assert isinstance(located.item, tree.Phase)
             name = located.item.name.id
-            if name in (TASK, "init"):
-                self._add("E0203", located.item.name.span, located.text, name=name, meaning="a phase that every rule has")
+            if name in (TASK, INIT):
+                self._add(
+                    "E0203", located.item.name.span, located.text, name=name, meaning="a phase that every rule has"
+                )
+            check_new_name(located.item.name, self.kind, located.text, self.diagnostics)
             self.rule.phases[name] = TypedPhase(name, located.place(located.item.name.span))
         self._statements(self.flat.items, self.rule.phases[TASK], self.scope, None)
-        for located in self.flat.items:
-            self._let_types(located)
         self._schedule()
         self._optimizers()
         self._constraints()
         self._unknown_values()
-        if self.kind == "optimizer" and not any("p" in u.targets for u in self.rule.phases[TASK].updates):
-            self._add("E0228", self.flat.definition.name.span, self.flat.text, help="p <- p - lr * g")
+        if self.kind == "optimizer" and not _moves_p(item for item, _ in self.flat.items):
+            help = "write `p <- p - lr * g`, for example"
+            self._add("E0228", self.flat.definition.name.span, self.flat.text, help)
+        self.rule.used = self.scope.used
         return self.rule
 
     def _add(self, code: str, span: tree.Span, text: Text, help: str | None = None, **values: object) -> None:
@@ -69,28 +97,56 @@ class _Checker:
             return None
         value = self.scope.static_value(node)
         if value is None:
-            read = sorted(nodes.reads(node)) or ["what happens during the training"]
-            self._add("E0208", expr.span, text, reason=", ".join(f"`{name}`" for name in read))
+            read = ", ".join(f"`{name}`" for name in sorted(nodes.reads(node)))
+            help = (
+                "a `static param` is known; it has to stand above" if nodes.reads(node) <= self.scope.scalars else None
+            )
+            self._add("E0208", expr.span, text, help, reason=read or "what happens during the training")
         return value
+
+    def _interval(self, item: tree.Param, text: Text) -> Interval | None:
+        if item.interval is None:
+            return None
+        ends: list[float] = []
+        for expr in (item.interval.low, item.interval.high):
+            end = self._constant(expr, text)
+            if isinstance(end, bool):
+                self._add("E0302", expr.span, text, found="a condition")
+            elif end is not None:
+                ends.append(end)
+        if len(ends) != 2:
+            return None
+        return Interval(ends[0], ends[1], item.interval.low_closed, item.interval.high_closed)
+
+    def _possible(self, name: str, value: object, switch: bool, interval: Interval | None, place: Place) -> bool:
+        """Whether a parameter can have this value; reports why not."""
+        number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+        if switch != isinstance(value, bool) or not (switch or number):
+            found = "a condition" if isinstance(value, bool) else "a number" if number else repr(value)
+            wanted = "`true` or `false`" if switch else "a number"
+            self._add("E0319", place.span, place.text, what=f"`{name}`", wanted=wanted, found=found)
+        elif interval and value not in interval:
+            assert isinstance(value, int | float)
+            self._add("E0211", place.span, place.text, name=name, value=_spelled(value), interval=interval)
+        else:
+            return True
+        return False
 
     def _param(self, located: Located) -> None:
         item, text = located
         assert isinstance(item, tree.Param)
-        value = self._constant(item.default, text)
-        interval = None
-        if item.interval:
-            low, high = self._constant(item.interval.low, text), self._constant(item.interval.high, text)
-            if low is not None and high is not None:
-                interval = Interval(float(low), float(high), item.interval.low_closed, item.interval.high_closed)
-        name = item.name.id
-        if value is not None and interval and value not in interval:
-            self._add("E0211", item.default.span, text, name=name, value=_spelled(value), interval=interval)
-        value = self.values.get(name, value)
-        if value is None:
-            value = 0.0
-        if isinstance(value, bool) and not item.static:
-            help = "write `static param` for a switch"
+        default, interval, name = self._constant(item.default, text), self._interval(item, text), item.name.id
+        switch = isinstance(default, bool)
+        if switch and not (item.static and interval is None):
+            help = "a switch is a `static param`, and has no interval"
             self._add("E0319", item.default.span, text, help, what=f"`{name}`", wanted="a number", found="a condition")
+        elif default is not None:
+            self._possible(name, default, switch, interval, located.place(item.default.span))
+        value = default if default is not None else 0.0
+        if name in self.values and default is not None:
+            given, place = self.values[name], self.places.get(name, located.place(item.name.span))
+            if self._possible(name, given, switch, interval, place):
+                value = given if switch else float(given)
         self.rule.parameters[name] = Parameter(name, value, interval, item.doc, item.static, located.place())
         if item.static:
             self.scope.constants[name] = value
@@ -98,22 +154,20 @@ class _Checker:
             self.scope.scalars.add(name)
 
     def _unknown_values(self) -> None:
-        """Parameters that the caller set: they must exist; whether they lie in their interval is checked here too."""
-        for name, value in self.values.items():
-            parameter = self.rule.parameters.get(name)
-            span, text = self.flat.definition.name.span, self.flat.text
-            if parameter is None:
+        """Parameters that the caller set must exist."""
+        for name in self.values:
+            if name not in self.rule.parameters:
                 help = names.suggestion(name, self.rule.parameters) or _listed(self.rule.parameters)
-                self._add("E0224", span, text, help, name=self.flat.name, parameter=name)
-            elif parameter.interval and value not in parameter.interval:
-                place, interval = parameter.place, parameter.interval
-                self._add("E0211", place.span, place.text, name=name, value=_spelled(value), interval=interval)
+                span = self.flat.definition.name.span
+                self._add("E0224", span, self.flat.text, help, name=self.flat.name, parameter=name)
 
     # --- declarations ---
 
     def _space(self, ref: tree.SpaceRef, text: Text) -> Space | None:
         if ref.id not in names.SPACES:
-            self._add("E0318", ref.span, text, names.suggestion(ref.id, names.SPACES) or "pre, post or out", name=ref.id)
+            self._add(
+                "E0318", ref.span, text, names.suggestion(ref.id, names.SPACES) or "pre, post or out", name=ref.id
+            )
             return None
         if ref.index and ref.id != "post":
             self._add("E0321", ref.span, text)
@@ -160,8 +214,9 @@ class _Checker:
         item, text = located
         assert isinstance(item, tree.Declaration)
         name, type, scope = item.name.id, self.scope.declared[item.name.id], self.scope.at(text)
-        if item.kind in ("weight", "fresh") and not item.random:
+        if not item.random and (item.kind in ("weight", "fresh") or name in self.scope.families):
             help = "write `~ normal(0, 1)`, for example; `fixed` and `state` can start from an expression"
+            help = "a map for every layer downstream starts from one" if name in self.scope.families else help
             self._add("E0218", item.initial.span, text, help)
             return
         if item.random:
@@ -170,11 +225,14 @@ class _Checker:
             initial = scope.expression(item.initial)
             if initial is not None and not _fits(initial.type, type):
                 values = {"what": f"`{name}`", "wanted": type.in_words, "found": initial.type.in_words}
-                self._add("E0319", item.initial.span, text, _transposed_help(initial.type, type, item.initial), **values)
+                self._add(
+                    "E0319", item.initial.span, text, _transposed_help(initial.type, type, item.initial), **values
+                )
                 return
         if initial is None:
             return
-        self._available(initial, "before the first step", signals=())
+        fresh = [located.item.name.id for located in self.flat.of(tree.Declaration) if located.item.kind == "fresh"]  # type: ignore[union-attr]
+        self._available(initial, "before the first step", (), fresh if item.kind != "fresh" else ())
         declared = Declared(name, item.kind, type, initial, item.doc, located.place(item.name.span))
         self.rule.declared[name] = declared
 
@@ -188,15 +246,17 @@ class _Checker:
             match item:
                 case tree.Feedback() if self.kind == "rule" and phase.name == TASK:
                     self._feedback(item, phase, scope.at(text), condition)
-                case tree.Grad() if self.kind == "rule":
+                case tree.Assign() if self.kind == "constraint" and phase.name != AFTER_STEP:
+                    self._misplaced(located, phase, top)
+                case tree.Grad() if self.kind == "rule" and phase.name != AFTER_STEP:
                     self._grad(item, phase, scope.at(text), condition)
                 case tree.Assign():
                     self._assign(item, phase, scope.at(text), condition)
-                case tree.Minimize() if self.kind == "rule":
+                case tree.Minimize() if self.kind == "rule" and phase.name != AFTER_STEP:
                     self._minimize(item, phase, scope.at(text), condition)
                 case tree.When():
                     self._when(item, phase, scope.at(text), condition)
-                case tree.Drive() if phase.name not in (TASK, AFTER_STEP):
+                case tree.Drive() if phase.name not in (TASK, AFTER_STEP) and condition is None:
                     self._drive(item, phase, scope.at(text))
                 case tree.Phase() if top and self.kind == "rule":
                     self._body(item.body, text, self.rule.phases[item.name.id], scope)
@@ -221,17 +281,29 @@ class _Checker:
             tree.AfterStep: "after step",
             tree.OptimizerChoice: "optimizer",
             tree.Declaration: getattr(located.item, "kind", ""),
+            tree.Assign: "<-",
         }
         item = words.get(type(located.item), type(located.item).__name__.lower())
-        where = f"a {self.kind}" if top and self.kind != "rule" else "the body of a rule" if top else f"`{phase.name}`"
-        where = where.replace("a optimizer", "an optimizer")
-        help = "`drive` belongs into a `phase`" if isinstance(located.item, tree.Drive) else None
+        where = "a constraint" if self.kind == "constraint" else "an optimizer" if self.kind == "optimizer" else ""
+        if not top or not where:
+            inside = "a block" if phase.name == TASK else f"`{phase.name}`"
+            where = "the body of a rule" if top else inside
+        help = {
+            tree.Drive: "`drive` stands in a `phase`, outside of any `when`",
+            tree.Assign: "a constraint acts in `after step { ... }`",
+            tree.Grad: "no optimizer moves anything after the step: write `W <- ...`",
+            tree.Minimize: "no optimizer moves anything after the step: write `W <- ...`",
+        }.get(type(located.item))
+        if phase.name != AFTER_STEP and isinstance(located.item, tree.Grad | tree.Minimize):
+            help = None
         self._add("E0216", located.item.span, located.text, help, item=item, where=where)
 
     def _body(self, body: tuple[tree.Item, ...], text: Text, phase: TypedPhase, scope: Scope) -> None:
         located = [Located(item, text) for item in body]
         self._new_names(located)
-        self._statements(located, phase, scope.inner(_lets(located), text), None, top=False)
+        inner = scope.inner(_lets(located), text)
+        self._type_lets(located, inner)
+        self._statements(located, phase, inner, None, top=False)
 
     def _new_names(self, items: list[Located]) -> None:
         seen: dict[str, int] = {}
@@ -268,6 +340,10 @@ class _Checker:
             return PARAMETER
         if self.kind != "optimizer" and name in names.FORWARD:
             return names.FORWARD[name]
+        if name in self.scope.families and "weight" in kinds:
+            help = "declare it as `fixed` or `fresh`"
+            self._add("E0214", target.span, text, help, name=name, changed="changed", meaning=_FAMILY)
+            return None
         for located in self.flat.of(tree.Declaration):
             assert isinstance(located.item, tree.Declaration)
             if located.item.name.id == name:
@@ -276,40 +352,42 @@ class _Checker:
                 means = {"fixed": "fixed: it keeps its first value", "fresh": "drawn anew at every step"}
                 help = {"fixed": "declare it as `weight` or `state`", "fresh": None}.get(located.item.kind)
                 meaning = means.get(located.item.kind, f"a {located.item.kind}: only `<-` changes it")
-                self._add("E0214", target.span, text, help, name=name, meaning=meaning)
+                self._add("E0214", target.span, text, help, name=name, changed="changed", meaning=meaning)
                 return None
         known = [*self.scope.declared, *(names.FORWARD if self.kind != "optimizer" else ["p"])]
-        if name in self.scope.lets or name in self.scope.scalars or name in self.scope.constants or name in names.RESERVED:
+        taken = (*self.scope.lets, *self.scope.scalars, *self.scope.constants, *names.RESERVED)
+        if name in taken or (self.kind == "optimizer" and name == "g"):
             meaning = names.meaning(name) if name in names.RESERVED else "no weight and no state"
-            self._add("E0214", target.span, text, name=name, meaning=meaning)
+            self._add("E0214", target.span, text, name=name, changed="changed", meaning=meaning)
         else:
             self._add("E0201", target.span, text, names.suggestion(name, known), name=name)
         return None
 
     def _update(self, update: Update, phase: TypedPhase) -> None:
         for other in phase.updates:
-            alike = other.kind != "minimize" and update.kind != "minimize" and other.condition is update.condition
-            by = other.optimizer == update.optimizer or "assign" in (other.kind, update.kind)
-            if alike and by and other.targets == update.targets and other.place != update.place:
+            both = [name for name in update.targets if name in other.targets]
+            mixed = (other.kind == "assign") != (update.kind == "assign")  # an optimizer moves it, and `<-` as well
+            alike = "minimize" not in (other.kind, update.kind) and other.condition is update.condition
+            alike = alike and (other.optimizer == update.optimizer or "assign" in (other.kind, update.kind))
+            if both and (mixed or alike) and other.place != update.place:
                 help = f"the first one is in line {other.place.span.line}"
-                what = f"the update of `{update.targets[0]}`"
-                self._add("E0215", update.place.span, update.place.text, help, what=what)
+                self._add("E0215", update.place.span, update.place.text, help, what=f"the update of `{both[0]}`")
                 return
         phase.updates.append(update)
 
-    def _stored(self, node: Node | None, type: Type, name: str, expr: tree.Expr, text: Text) -> Node | None:
+    def _stored(self, node: Node | None, type: Type, what: str, expr: tree.Expr, text: Text) -> Node | None:
         """A value to be stored in a tensor: of its type, or an activity that is summed over batch and positions."""
         if node is not None and type.kind == "vector" and node.type.kind == "vector":
             if node.type.target == type.target and "units" in node.type.axes and not node.type.boolean:
                 return node
-        return self._expect(node, type, f"the new `{name}`", expr, text)
+        return self._expect(node, type, what, expr, text)
 
     def _grad(self, item: tree.Grad, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:
         type = self._target(item.target, scope.text, ("weight",))
         value = scope.expression(item.value)
         if type is None:
             return
-        value = self._stored(value, type, item.target.id, item.value, scope.text)
+        value = self._stored(value, type, f"the pseudo-gradient of `{item.target.id}`", item.value, scope.text)
         if value is not None:
             place = Place(item.span, scope.text)
             optimizer = self._by(item.by, scope.text)
@@ -320,7 +398,7 @@ class _Checker:
         value = scope.expression(item.value)
         if type is None:
             return
-        value = self._stored(value, type, item.target.id, item.value, scope.text)
+        value = self._stored(value, type, f"the new `{item.target.id}`", item.value, scope.text)
         if value is not None:
             place = Place(item.span, scope.text)
             self._update(Update("assign", (item.target.id,), value, TASK, condition, place), phase)
@@ -350,18 +428,21 @@ class _Checker:
             self._add("E0401", item.energy.span, scope.text, help, found=energy.type.in_words)
             return
         place = Place(item.span, scope.text)
-        self._update(Update("minimize", tuple(targets), energy, optimizer, condition, place), phase)
+        places = {over.id: Place(over.span, scope.text) for over in item.over}
+        self._update(Update("minimize", tuple(targets), energy, optimizer, condition, place, places), phase)
 
     def _when(self, item: tree.When, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:
         own = scope.expression(item.condition)
         located = [Located(inner, scope.text) for inner in item.body]
         self._new_names(located)
         inner = scope.inner(_lets(located))
+        self._type_lets(located, inner)
         if own is None:
             self._statements(located, TypedPhase(phase.name, phase.place), inner, None, top=False)
             return
         if own.type != SCALAR.condition:
             help = "`when` switches the whole layer; `if ... then ... else` chooses per synapse"
+            help = help if own.type.boolean else "compare it with something, for example `> 0`"
             span = item.condition.span
             values = {"what": "the condition of `when`", "wanted": "a scalar condition", "found": own.type.in_words}
             self._add("E0319", span, scope.text, help, **values)
@@ -376,26 +457,33 @@ class _Checker:
 
     def _drive(self, item: tree.Drive, phase: TypedPhase, scope: Scope) -> None:
         if item.signal.id != "x":
-            self._add("E0214", item.signal.span, scope.text, "only `x` can be driven", name=item.signal.id, meaning="no input")
+            values = {"name": item.signal.id, "changed": "driven", "meaning": "not the input of the layer"}
+            self._add("E0214", item.signal.span, scope.text, "write `drive x = ...`", **values)
             return
+        if "x" in phase.drives:
+            self._add("E0215", item.span, scope.text, what="the `drive` of `x`")
         node = scope.distribution(item.value, activity(PRE))
         if node is not None:
             self._available(node, "in a `drive`", ())
             phase.drives["x"] = node
 
-    def _available(self, node: Node, where: str, signals: Iterable[str]) -> None:
-        allowed = set(signals)
+    def _available(self, node: Node, where: str, signals: Iterable[str], but: Iterable[str] = ()) -> None:
+        """No signal but the given ones, and no tensor `but` those given, can be read here."""
+        allowed, hidden = set(signals), set(but)
         for part in walk(node):
-            if part.op == "signal" and str(part.attrs[0]) not in allowed and part.place:
-                self._add("E0213", part.place.span, part.place.text, name=part.attrs[0], where=where)
+            name = str(part.attrs[0]) if part.op in ("signal", "tensor") else ""
+            unknown = name in hidden if part.op == "tensor" else name not in allowed
+            if name and unknown and part.place:
+                self._add("E0213", part.place.span, part.place.text, name=name, where=where)
 
-    def _let_types(self, located: Located) -> None:
-        """A name that nothing reads is typed all the same, so that its mistakes are found."""
-        item, text = located
-        if isinstance(item, tree.Let | tree.Primitive):
-            node = self.scope._let(self.scope.lets[item.name.id], tree.Name(span=item.span, id=item.name.id))
-            if isinstance(item, tree.Primitive) and node is not None and node.type != SCALAR:
-                self._add("E0401", item.value.span, text, "`dot`, `sq` or `norm` make a scalar", found=node.type.in_words)
+    def _type_lets(self, items: Iterable[Located], scope: Scope) -> None:
+        """In the order of the text, so that none waits for many others; those that nothing reads have mistakes too."""
+        for item, text in items:
+            if isinstance(item, tree.Let | tree.Primitive):
+                node = scope.named(item.name.id)
+                if isinstance(item, tree.Primitive) and node is not None and node.type != SCALAR:
+                    help = "`dot`, `sq` or `norm` make a scalar"
+                    self._add("E0401", item.value.span, text, help, found=node.type.in_words)
 
     # --- composition ---
 
@@ -412,8 +500,9 @@ class _Checker:
             for number, entry in enumerate(item.entries):
                 if isinstance(entry, tree.First):
                     count = self._constant(entry.count, text)
-                    if count is not None and (count < 0 or isinstance(count, bool)):
-                        self._add("E0222", entry.count.span, text, problem="needs a number of epochs that is not negative")
+                    if count is not None and (isinstance(count, bool) or not 0 <= count < math.inf):
+                        problem = "needs a finite number of epochs that is not negative"
+                        self._add("E0222", entry.count.span, text, problem=problem)
                     self.rule.schedule_counts[number] = float(count or 0)
                 for phase in entry.phases:
                     if phase.id not in self.rule.phases or phase.id == AFTER_STEP:
@@ -422,6 +511,7 @@ class _Checker:
                         self._add("E0212", phase.span, text, help, name=phase.id)
 
     def _arguments(self, keywords: tuple[tree.Keyword, ...], text: Text, other: Flat) -> dict[str, float | bool]:
+        """The parameters that a rule sets of an optimizer or constraint; `lr` is one that every optimizer has."""
         values: dict[str, float | bool] = {}
         known = {located.item.name.id for located in other.of(tree.Param)}  # type: ignore[union-attr]
         for keyword in keywords:
@@ -430,6 +520,10 @@ class _Checker:
                 self._add("E0224", keyword.name.span, text, help, name=other.name, parameter=keyword.name.id)
                 continue
             value = self._constant(keyword.value, text)
+            place = Place(keyword.value.span, text)
+            if keyword.name.id == "lr" and "lr" not in known:
+                rate = Interval(0.0, math.inf, True, False)
+                value = value if value is not None and self._possible("lr", value, False, rate, place) else None
             if value is not None:
                 values[keyword.name.id] = value
         return values
@@ -440,17 +534,42 @@ class _Checker:
             assert isinstance(item, tree.OptimizerChoice)
             for argument in item.value.args:
                 expected = "its parameters by name, such as `lr = 0.1`"
-                self._add("E0210", argument.span, located.text, function=other.name, expected=expected, found="this has no name")
+                self._add(
+                    "E0210",
+                    argument.span,
+                    located.text,
+                    function=other.name,
+                    expected=expected,
+                    found="this has no name",
+                )
             values = self._arguments(item.value.keywords, located.text, other)
             self.rule.optimizers[slot] = (other.name, values)
+            check_new_name(item.slot, self.kind, located.text, self.diagnostics)
             parameters = {k: v for k, v in values.items() if k != "lr"}
-            check_types(other, parameters, self.diagnostics)
+            check_types(other, parameters, self.diagnostics, _places(item.value.keywords, located.text))
 
     def _constraints(self) -> None:
         for located, other in self.flat.used:
             assert isinstance(located.item, tree.Use)
             values = self._arguments(located.item.keywords, located.text, other)
-            self.rule.constraints.append(check_types(other, values, self.diagnostics, inlined_as=other.name))
+            places = _places(located.item.keywords, located.text)
+            self.rule.constraints.append(check_types(other, values, self.diagnostics, places))
+
+
+_FAMILY = "one map for every layer downstream"
+
+
+def _places(keywords: tuple[tree.Keyword, ...], text: Text) -> dict[str, Place]:
+    return {keyword.name.id: Place(keyword.value.span, text) for keyword in keywords}
+
+
+def _moves_p(items: Iterable[tree.Item]) -> bool:
+    """Whether there is a `p <- ...`, right or wrong."""
+    return any(
+        (isinstance(item, tree.Assign) and item.target.id == "p")
+        or (isinstance(item, tree.When) and _moves_p(item.body))
+        for item in items
+    )
 
 
 def _lets(items: Iterable[Located]) -> dict[str, Lazy]:

@@ -36,21 +36,23 @@ def check_contract(rule: TypedRule, equations: Equations, ledger: Ledger, diagno
         for clause in located.item.clauses:
             if flow := _flow(clause, located, equations, diagnostics):
                 clauses.append((clause, flow))
-    sinks = {e.target for e in equations.equations}
+    sinks = {e.target for e in equations.equations if e.role != "drive"}
+    told: set[tuple[str, str]] = set()  # what happens twice, in two phases for example, needs one allowance
     for entry in ledger:
         why = _WHY[entry.channel].format(source=_in_words(entry.source), term=entry.term)
         matching = [c for c, flow in clauses if flow == entry.flow and (c.sink is None or c.sink.id == entry.sink)]
         place = entry.place
         for clause in matching:
             needed.add(id(clause))
-            if clause.verb == "forbid":
+            if clause.verb == "forbid" and (entry.flow, entry.sink) not in told:
                 values = {"channel": entry.flow, "sink": entry.sink, "why": why}
                 diagnostics.add("E0502", place.span, text=place.text, **values)
-        if not any(clause.verb == "allow" for clause in matching) and not any(c.verb == "forbid" for c in matching):
+        if not matching and (entry.flow, entry.sink) not in told:
             allowance = f"allow {entry.flow} -> {entry.sink}"
             help = f"if the rule is meant to need this, say so: `locality {{ {allowance} }}`"
             values = {"channel": entry.flow, "sink": entry.sink, "why": why}
             diagnostics.add("E0501", place.span, help=help, text=place.text, **values)
+        told.add((entry.flow, entry.sink))
     for located in blocks:
         assert isinstance(located.item, tree.Locality)
         for clause, flow in clauses:
@@ -60,8 +62,8 @@ def check_contract(rule: TypedRule, equations: Equations, ledger: Ledger, diagno
                 help = suggestion(clause.sink.id, sinks) or f"one of {', '.join(sorted(sinks))}"
                 diagnostics.add("E0506", clause.sink.span, help=help, text=located.text, name=clause.sink.id)
             elif clause.verb == "allow" and id(clause) not in needed and not _switchable(rule):
-                sink = clause.sink.id if clause.sink else "any sink"
-                diagnostics.add("W0503", clause.span, text=located.text, channel=flow, sink=sink)
+                flow += f" -> {clause.sink.id}" if clause.sink else ""
+                diagnostics.add("W0503", clause.span, text=located.text, flow=flow)
 
 
 def _switchable(rule: TypedRule) -> bool:
@@ -86,7 +88,7 @@ def _flow(clause: tree.Clause, located: Located, equations: Equations, diagnosti
         return _one_of(name, wanted, words, channel, argument, text, diagnostics) and f"broadcast({name})"
     if channel in TRANSPORT:
         maps = tuple(n for n, d in equations.tensors.items() if d.type.kind in ("map", "parameter"))
-        return _one_of(argument.id, maps, "a map", channel, argument, text, diagnostics) and f"{channel}({argument.id})"
+        return _one_of(name, maps, "a map", channel, argument, text, diagnostics) and f"{channel}({argument.id})"
     help = suggestion(channel, (*TRANSPORT, "pool", BROADCAST)) or "value, sign, norm, reverse, pool or broadcast"
     diagnostics.add("E0504", clause.channel.span, help=help, text=text, name=channel)
     return None
@@ -103,7 +105,10 @@ def _one_of(
 ) -> str | None:
     if name in wanted:
         return name
-    found = "a signal" if name in SIGNALS else "no such thing"
+    found = "a signal" if name in SIGNALS else "none"
+    help = suggestion(name, wanted)
+    if help is None and len(wanted) <= 6:
+        help = f"one of {', '.join(wanted)}"
     values = {"channel": channel, "wanted": words, "name": name, "found": found}
-    diagnostics.add("E0505", argument.span, help=suggestion(name, wanted), text=text, **values)
+    diagnostics.add("E0505", argument.span, help=help, text=text, **values)
     return None

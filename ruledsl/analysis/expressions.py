@@ -6,12 +6,14 @@ a message of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ruledsl.analysis import names
 from ruledsl.diagnostics import Diagnostics, Text
 from ruledsl.ir import nodes
+from ruledsl.ir.constants import NoValue, Value, value_of
 from ruledsl.ir.nodes import Attribute, Node, Place
 from ruledsl.ir.operations import typed
 from ruledsl.ir.rules_of_types import Mismatch
@@ -34,6 +36,9 @@ _BINARY = {
     "and": "and",
     "or": "or",
 }
+
+
+DEEPEST = 100  # names that are defined by names that are defined by ...
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class Scope:
     typed_lets: dict[int, Node | None] = field(default_factory=dict)
     typing: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
+    known: dict[int, tuple[Node, Value]] = field(default_factory=dict)  # the nodes whose value is a constant
+    unreachable: list[tree.Expr] = field(default_factory=list)  # the branches that a constant rules out
     index: str | None = None
 
     def inner(self, lets: Mapping[str, Lazy], text: Text | None = None) -> Scope:
@@ -129,7 +136,7 @@ class Scope:
     ) -> Node | None:
         """The operation on typed arguments; reports a mismatch at the operand that does not fit."""
         try:
-            return typed(op, args, attrs, place)
+            node = typed(op, args, attrs, place)
         except Mismatch as mismatch:
             whole = op in ("add", "sub", "mul", "div", "pow", "lt", "le", "gt", "ge", "eq", "ne", "where")
             whole = whole and mismatch.code == "E0301"
@@ -137,22 +144,36 @@ class Scope:
             span = place.span if position is None else operands[position].span
             self._fail(mismatch.code, span, _help(mismatch, op, args, operands), **mismatch.values)
             return None
+        try:
+            value = value_of(op, [self.static_value(arg) for arg in args])
+        except NoValue as none:
+            if not self.unreachable:
+                self._fail("E0229", place.span, written=_short(place.snippet), reason=none.reason)
+            return None
+        if value is not None:
+            self.known[id(node)] = node, value
+        return node
 
     def _conditional(
         self, expr: tree.Expr, condition: tree.Expr, then: tree.Expr, otherwise: tree.Expr, place: Place
     ) -> Node | None:
-        args = [self.expression(part) for part in (condition, then, otherwise)]
-        if args[0] is not None and args[0].type.boolean and (chosen := self.static_value(args[0])) is not None:
-            return args[1] if chosen else args[2]
+        decides = self.expression(condition)
+        if decides is not None and decides.type.boolean and (chosen := self.static_value(decides)) is not None:
+            self.unreachable.append(otherwise if chosen else then)
+            self.expression(self.unreachable[-1])  # for its names and types
+            self.unreachable.pop()
+            return self.expression(then if chosen else otherwise)
+        args = [decides, self.expression(then), self.expression(otherwise)]
         if any(arg is None for arg in args):
             return None
         return self.build("where", tuple(a for a in args if a), (condition, then, otherwise), place)
 
     def static_value(self, node: Node) -> float | bool | None:
         """The value of a node that depends on nothing but constants, else None."""
-        from ruledsl.ir.simplify import fold
-
-        return fold(node)
+        if node.op == "const":
+            return node.constant
+        found = self.known.get(id(node))
+        return found[1] if found else None
 
     # --- names ---
 
@@ -160,7 +181,7 @@ class Scope:
         name = expr.id
         self.used.add(name)
         if name in self.lets:
-            return self._let(self.lets[name], expr)
+            return self._let(self.lets[name])
         if name in self.constants:
             return nodes.const(self.constants[name], place=place)
         if name in self.scalars:
@@ -188,25 +209,35 @@ class Scope:
             self._fail("E0213", span, name=name, where=where)
         elif name in names.FUNCTIONS or name in names.DISTRIBUTIONS:
             self._fail("E0201", span, f"`{name}` is {names.meaning(name)}: write `{name}(...)`", name=name)
+        elif name in names.AXES or name in names.SPACES:
+            means = (
+                f"an axis, as in `mean(v, {name})`" if name in names.AXES else f"a space, as in `state s : {name} = 0`"
+            )
+            self._fail("E0201", span, f"`{name}` is {means}", name=name)
         else:
             self._fail("E0201", span, names.suggestion(name, self._known()), name=name)
 
-    def _let(self, let: Lazy, use: tree.Expr) -> Node | None:
+    def _let(self, let: Lazy) -> Node | None:
         key = id(let)
         if key in self.typed_lets:
             return self.typed_lets[key]
         if let.ident.id in self.typing:
             path = [*self.typing[self.typing.index(let.ident.id) :], let.ident.id]
-            self.diagnostics.add(
-                "E0209", let.ident.span, text=let.text, name=let.ident.id, cycle=" -> ".join(path), help=None
-            )
+            self.diagnostics.add("E0209", let.ident.span, text=let.text, name=let.ident.id, cycle=" -> ".join(path))
+            return None
+        if len(self.typing) > DEEPEST:
+            help = "write every `let` after those that it uses"
+            self.diagnostics.add("E0105", let.ident.span, help=help, text=let.text, limit=DEEPEST)
             return None
         self.typing.append(let.ident.id)
         outside = replace(self.at(let.text), index=None)
         node = outside.expression(let.value)
         self.typing.pop()
         if node is not None and not node.is_leaf and node.name is None:
+            value = self.static_value(node)
             node = replace(node, name=let.ident.id)
+            if value is not None:
+                self.known[id(node)] = node, value
         self.typed_lets[key] = node
         return node
 
@@ -228,13 +259,17 @@ class Scope:
         declared = self.declared[expr.id]
         return nodes.tensor(expr.id, replace(declared, source=space), expr.index, place)
 
+    def named(self, name: str) -> Node | None:
+        """The value of a `let` or `primitive` of this scope."""
+        return self._let(self.lets[name])
+
     # --- calls ---
 
     def _call(self, call: tree.Call, place: Place) -> Node | None:
         function = call.function.id
         if function in names.ELEMENTWISE or function in names.REDUCING or function in ("phi", "full_like"):
             count = {**names.ELEMENTWISE, **names.REDUCING, "phi": 1, "full_like": 2}[function]
-            if not self._arity(call, count) or not self._keywords(call, ()):
+            if not self._keywords(call, ()) or not self._arity(call, count):
                 return None
             if function == "clip":
                 return self._clip(call, place)
@@ -276,7 +311,7 @@ class Scope:
         return above and self.build("min", (above, high), (call.args[0], call.args[2]), place)
 
     def _outer(self, call: tree.Call, place: Place) -> Node | None:
-        if not self._arity(call, 2) or not self._keywords(call, ("mean",)):
+        if not self._keywords(call, ("mean",)) or not self._arity(call, 2):
             return None
         mean: str | None = None
         for keyword in call.keywords:
@@ -300,7 +335,9 @@ class Scope:
             word = call.args[1]
             if not isinstance(word, tree.Name) or word.id not in AXES:
                 spelled = print_expression(word)
-                self._fail("E0320", word.span, names.suggestion(spelled, AXES) or f"one of {', '.join(AXES)}", word=spelled)
+                self._fail(
+                    "E0320", word.span, names.suggestion(spelled, AXES) or f"one of {', '.join(AXES)}", word=spelled
+                )
                 return None
             axis = word.id
         if value is None:
@@ -315,11 +352,16 @@ class Scope:
         return reduced and self.build("sub" if function == "center" else "div", (value, reduced), call.args, place)
 
     def _sum(self, call: tree.Call, place: Place) -> Node | None:
-        if not self._arity(call, 2) or not self._keywords(call, ()):
+        if not self._keywords(call, ()) or not self._arity(call, 2):
             return None
         index = call.args[0]
-        if not isinstance(index, tree.Name):
-            self._fail("E0210", index.span, function="sum", expected="a new name first: `sum(k, ...)`", found="this is none")
+        taken = isinstance(index, tree.Name) and (index.id in names.RESERVED or index.id in self._known())
+        if not isinstance(index, tree.Name) or taken:
+            found = "this has a meaning already" if taken else "this is none"
+            self._fail("E0210", index.span, function="sum", expected="a new name first: `sum(k, ...)`", found=found)
+            return None
+        if self.index is not None:
+            self._fail("E0216", call.span, "add two sums instead", item="sum", where="another `sum`")
             return None
         node = replace(self, index=index.id).expression(call.args[1])
         return node and self.build("sum_k", (node,), (call.args[1],), place, (index.id,))
@@ -329,8 +371,9 @@ class Scope:
     def distribution(self, expr: tree.Expr, type: Type) -> Node | None:
         """What stands after `~` or in a `drive`: a draw of the given type."""
         if not isinstance(expr, tree.Call) or expr.function.id not in names.DISTRIBUTIONS:
+            close = names.suggestion(expr.function.id, names.DISTRIBUTIONS) if isinstance(expr, tree.Call) else None
             help = f"one of {', '.join(names.DISTRIBUTIONS)}; an expression stands after `=`"
-            self._fail("E0218", expr.span, help)
+            self._fail("E0218", expr.function.span if isinstance(expr, tree.Call) else expr.span, close or help)
             return None
         kind = expr.function.id
         if kind in ("xavier", "kaiming", "orthogonal") and type.kind != "map":
@@ -343,9 +386,11 @@ class Scope:
             return None
         given.update({keyword.name.id: keyword.value for keyword in expr.keywords})
         if len(expr.args) + len(expr.keywords) != len(wanted) or len(given) != len(wanted):
-            expected = f"({', '.join(wanted)})" if wanted else "no arguments"
             count = len(expr.args) + len(expr.keywords)
-            self._fail("E0210", expr.span, function=kind, expected=expected, found=f"there are {count}")
+            plural = "s" if len(wanted) != 1 else ""
+            expected = f"{len(wanted)} argument{plural} ({', '.join(wanted)})" if wanted else "no arguments"
+            found = f"there {'is' if count == 1 else 'are'} {count}" if count != len(wanted) else "one is given twice"
+            self._fail("E0210", expr.span, function=kind, expected=expected, found=found)
             return None
         args: list[Node] = []
         for name in wanted:
@@ -357,7 +402,26 @@ class Scope:
                 self._fail("E0319", given[name].span, **values)
                 return None
             args.append(node)
+        if not self._possible(kind, [self.static_value(arg) for arg in args], [given[name].span for name in wanted]):
+            return None
         return Node("random", tuple(args), (kind,), type, Place(expr.span, self.text))
+
+    def _possible(self, kind: str, values: list[Value | None], spans: list[tree.Span]) -> bool:
+        """Whether there is such a distribution, as far as its arguments are known; reports the one that is wrong."""
+        for name, value, span in zip(names.DISTRIBUTIONS[kind], values, spans, strict=True):
+            low, high, interval = {
+                "std": (0.0, math.inf, "[0, inf)"),
+                "p": (0.0, 1.0, "[0, 1]"),
+                "high": (values[0] if values[0] is not None else -math.inf, math.inf, f"[{values[0] or 0:g}, inf)"),
+            }.get(name, (-math.inf, math.inf, "(-inf, inf)"))
+            if value is not None and (not low <= value <= high or math.isinf(value)):
+                self._fail("E0211", span, name=name, value=f"{value:g}", interval=interval)
+                return False
+        return True
+
+
+def _short(written: str) -> str:
+    return written if len(written) <= 60 else f"{written[:57]}..."
 
 
 def _help(mismatch: Mismatch, op: str, args: tuple[Node, ...], operands: tuple[tree.Expr, ...]) -> str | None:
@@ -383,6 +447,10 @@ def _help(mismatch: Mismatch, op: str, args: tuple[Node, ...], operands: tuple[t
             return "a map is applied to an activity with `@`"
     if mismatch.code == "E0308":
         return "synapses connect pre with post, and out with pre or post"
+    if mismatch.code == "E0305" and args[1].type.kind == "map":
+        return "maps are applied one after the other, from the right: `A @ (B @ v)`; `*` multiplies synapse by synapse"
+    if mismatch.code == "E0317":
+        return "bring them to this layer first: `fixed D : post[k] -> pre ~ kaiming()`, then `D[k] @ delta[k]`"
     return {
         "E0302": "write `if condition then 1 else 0`",
         "E0303": "compare it with something, for example `> 0`",

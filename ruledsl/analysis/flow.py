@@ -65,9 +65,9 @@ def trace_flow(equations: Equations) -> Ledger:
     flow.iterate()
     entries: dict[tuple[str, str, str, str], Entry] = {}
     for equation in equations.equations:
-        if equation.role in ("draw", "drive"):
+        if equation.role == "drive":
             continue
-        for (source, channel), mark in flow.labels_of(equation.value).items():
+        for (source, channel), mark in flow.labels_of(equation.value, equation.phase).items():
             if flow.is_own(source, channel, equation):
                 continue
             place = mark.place or equation.place
@@ -83,40 +83,50 @@ class _Flow:
     def __init__(self, equations: Equations) -> None:
         self.equations = equations
         self.content: dict[str, Labels] = {}
-        self.memo: dict[int, Labels] = {}
+        self.driven: dict[str, Labels] = {}  # by phase: what the activity that drives it depends on
+        self.memo: dict[tuple[str, int], Labels] = {}  # a signal is not the same in every phase
 
     def iterate(self) -> None:
         """Until nothing more is learned: labels only ever grow, and there are finitely many."""
         while True:
-            before = {name: frozenset(labels) for name, labels in self.content.items()}
+            before = self._known()
             self.memo = {}
             for equation in self.equations.equations:
+                labels = self.labels_of(equation.value, equation.phase)
                 if equation.role in ("grad", "assign", "init", "draw"):
-                    labels = self.labels_of(equation.value)
                     self.content[equation.target] = join((self.content.get(equation.target, NOTHING), labels))
-            if before == {name: frozenset(labels) for name, labels in self.content.items()}:
+                elif equation.role == "drive":
+                    self.driven[equation.phase] = join((self.driven.get(equation.phase, NOTHING), labels))
+            if before == self._known():
+                self.memo = {}
                 return
 
-    def labels_of(self, root: Node) -> Labels:
-        """Everything that the value of a node can depend on."""
-        for node in walk(root):
-            if id(node) not in self.memo:
-                self.memo[id(node)] = self._labels(node)
-        return self.memo[id(root)]
+    def _known(self) -> object:
+        return [
+            {name: {(key, mark.own) for key, mark in labels.items()} for name, labels in found.items()}
+            for found in (self.content, self.driven)
+        ]
 
-    def _labels(self, node: Node) -> Labels:
+    def labels_of(self, root: Node, phase: str) -> Labels:
+        """Everything that the value of a node can depend on, in a phase."""
+        for node in walk(root):
+            if (phase, id(node)) not in self.memo:
+                self.memo[phase, id(node)] = self._labels(node, phase)
+        return self.memo[phase, id(root)]
+
+    def _labels(self, node: Node, phase: str) -> Labels:
         if node.op == "tensor":
             return self._tensor(node)
         if node.op == "signal":
             name, index = node.attrs
             if name in ("e", "target") or index:
                 return label(f"{name}[{index}]" if index else str(name), BROADCAST, node.place)
-            return NOTHING
+            return self.driven.get(phase, NOTHING) if name == "x" else NOTHING
         if node.op in ("const", "scalar"):
             return NOTHING
         if node.op == "random":
-            return join(self.memo[id(arg)] for arg in node.args)
-        return OPERATIONS[node.op].flow(node, lambda arg: self.memo[id(arg)])
+            return join(self.memo[phase, id(arg)] for arg in node.args)
+        return OPERATIONS[node.op].flow(node, lambda arg: self.memo[phase, id(arg)])
 
     def _tensor(self, node: Node) -> Labels:
         """Reading a tensor where it lives: its own value and whatever it remembers."""
@@ -141,7 +151,7 @@ class _Flow:
         sink = self.equations.tensors[equation.target].type if equation.target in self.equations.tensors else None
         if sink is None or sink.kind == "scalar":
             return False
-        mark = self.labels_of(equation.value)[(source, channel)]
+        mark = self.labels_of(equation.value, equation.phase)[(source, channel)]
         if channel == BROADCAST:
             return _connected(source, sink)
         if channel not in ("value", "sign") or not mark.own:

@@ -65,9 +65,12 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
 """Distributions and the names of their arguments, in order."""
 
 SPACES = ("pre", "post", "out")
+INTERNAL = ("sources", "targets", "dphi", "delta_k")
+"""Names that equations use beside those of the language: a rule that took one would change what they mean."""
 PHASE_NAMES = ("task",)
 RESERVED = frozenset(
-    (*SIGNALS, *FORWARD, *COUNTERS, *SIZES, *FUNCTIONS, *DISTRIBUTIONS, *SPACES, *AXES, "all", "scalar", "send", "inf")
+    (*SIGNALS, *FORWARD, *COUNTERS, *SIZES, *FUNCTIONS, *DISTRIBUTIONS, *SPACES, *AXES, *INTERNAL)
+    + ("all", "scalar", "send", "inf")
 )
 """Names that no declaration may take."""
 
@@ -77,6 +80,9 @@ VISIBLE: dict[str, frozenset[str]] = {
     "optimizer": frozenset(("p", "g", *COUNTERS)),
 }
 """What each kind of definition sees (DESIGN, section 3.1)."""
+
+
+LONGEST_NAME = 60  # comparing longer ones takes long, and nobody misspells them
 
 
 def meaning(name: str) -> str:
@@ -94,6 +100,8 @@ def meaning(name: str) -> str:
 
 def suggestion(name: str, candidates: Iterable[str]) -> str | None:
     """A help line for a misspelt name, or None when nothing is close."""
+    if len(name) > LONGEST_NAME:
+        return None
     pool = sorted(set(candidates))
     by_case = [c for c in pool if c.lower() == name.lower()]
     close = by_case or difflib.get_close_matches(name, pool, n=1, cutoff=0.6)

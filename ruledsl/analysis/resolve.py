@@ -17,6 +17,7 @@ from ruledsl.language import tree
 from ruledsl.language.tree import Definition, Ident, Item
 
 Key = tuple[str, ...]
+DEEPEST = 50  # definitions that extend one another
 
 
 class Located(NamedTuple):
@@ -82,7 +83,9 @@ class Flat:
 def resolve(found: Found, library: Library, diagnostics: Diagnostics) -> Flat:
     """Flatten `extends`, look up `use` and `optimizer`; every mistake in names is reported."""
     flat = Flat(found.definition, found.text)
-    flat.items = _inherited(found, library, diagnostics, ())
+    flat.items = _inherited(found, library, diagnostics, (), {})
+    if found.definition.kind != "rule":
+        return flat
     for located in flat.items:
         if isinstance(located.item, tree.Use):
             other = _look_up(located.item.name, "constraint", located.text, library, diagnostics)
@@ -108,9 +111,14 @@ def _look_up(name: Ident, kind: str, text: Text, library: Library, diagnostics: 
     return found
 
 
-def _inherited(found: Found, library: Library, diagnostics: Diagnostics, path: tuple[str, ...]) -> list[Located]:
+def _inherited(
+    found: Found, library: Library, diagnostics: Diagnostics, path: tuple[str, ...], seen: dict[int, list[Located]]
+) -> list[Located]:
+    """The items of a definition and of all that it extends; `seen` holds those of the definitions seen before."""
     definition, text = found
     path = (*path, definition.name.id)
+    if id(definition) in seen:
+        return seen[id(definition)]
     own = [Located(item, text) for item in definition.body if not isinstance(item, tree.Extends)]
     _check_own(definition, own, diagnostics)
     bases: dict[Key, Located] = {}
@@ -121,17 +129,17 @@ def _inherited(found: Found, library: Library, diagnostics: Diagnostics, path: t
             cycle = " -> ".join((*path[path.index(item.name.id) :], item.name.id))
             diagnostics.add("E0205", item.name.span, text=text, name=item.name.id, cycle=cycle)
             continue
+        if len(path) > DEEPEST:
+            diagnostics.add("E0105", item.span, text=text, limit=DEEPEST)
+            continue
         base = _look_up(item.name, definition.kind, text, library, diagnostics)
         if base:
-            for located in _inherited(base, library, diagnostics, path):
+            for located in _inherited(base, library, diagnostics, path, seen):
                 bases[_key(located.item, len(bases))] = located
     for index, located in enumerate(own):
         key = _key(located.item, len(bases) + index)
-        if key in bases:
-            bases[key] = located
-        else:
-            bases[key] = located
-    return list(bases.values())
+        bases[key] = located
+    return seen.setdefault(id(definition), list(bases.values()))
 
 
 def _key(item: Item, position: int) -> Key:
@@ -149,6 +157,8 @@ def _key(item: Item, position: int) -> Key:
             return ("minimize", *(over.id for over in item.over), "by", item.by.id if item.by else "task")
         case tree.OptimizerChoice():
             return ("optimizer", item.slot.id)
+        case tree.Use():
+            return ("use", item.name.id)
         case tree.Phase():
             return ("phase", item.name.id)
         case tree.AfterStep() | tree.Schedule() | tree.Locality() | tree.Source():
@@ -162,6 +172,7 @@ _TWICE: Mapping[str, str] = {
     "update": "the update of `{0}`",
     "minimize": "this `minimize`",
     "optimizer": "the optimizer `{0}`",
+    "use": "the constraint `{0}`",
     "phase": "the phase `{0}`",
     "AfterStep": "`after step`",
     "Schedule": "the schedule",
@@ -184,6 +195,8 @@ def _check_own(definition: Definition, own: list[Located], diagnostics: Diagnost
         elif key in seen:
             what = _TWICE[key[0]].format(*key[1:])
             help = f"the first one is in line {seen[key].item.span.line}"
+            if isinstance(item, tree.Minimize):
+                help += "; energies can be added: `minimize a + b over ...`"
             diagnostics.add("E0215", item.span, help=help, text=text, what=what)
         seen.setdefault(key, located)
         if key[0] == "name":

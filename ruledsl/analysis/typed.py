@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -66,6 +67,7 @@ class Update:
     optimizer: str
     condition: Node | None
     place: Place
+    places: Mapping[str, Place] = field(default_factory=dict)  # of the targets of an energy
 
 
 @dataclass
@@ -91,3 +93,4 @@ class TypedRule:
     schedule_counts: dict[int, float] = field(default_factory=dict)
     optimizers: dict[str, tuple[str, dict[str, float | bool]]] = field(default_factory=dict)
     constraints: list[TypedRule] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)  # every name that some expression reads

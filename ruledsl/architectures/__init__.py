@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,7 @@ TABLE: Mapping[str, Maker] = {
 }
 
 
-def get(name: str, input_shape: Shape, classes: int, **options: Any) -> Architecture:
+def get(name: str, input_shape: Sequence[int], classes: int, **options: Any) -> Architecture:
     """The network `name` for inputs of `input_shape`, (channels, height, width) or (units,), and so many classes.
 
     `options` are the keyword arguments of its function in `TABLE`, for example `hidden=[300, 100]` of `mlp`.

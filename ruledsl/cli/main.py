@@ -12,7 +12,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from ruledsl.errors import UserError, suggest
 
@@ -26,7 +28,6 @@ COMMANDS = {
     "train": "ruledsl.cli.train:command",
     "compare": "ruledsl.cli.compare:command",
 }
-ABOUT = "Learning rules as mathematics, checked for locality and compiled to PyTorch and JAX."
 FINE, RULE_HAS_ERRORS, CALL_WAS_WRONG = 0, 1, 2
 
 
@@ -51,13 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    import typer
-
     name = arguments[0] if arguments else ""
     if name and not name.startswith("-") and name not in COMMANDS:
         raise UserError(f"there is no command called `{name}`", suggest(name, COMMANDS))
     app = typer.Typer(
-        help=ABOUT,
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
@@ -65,7 +63,8 @@ def _run(arguments: list[str]) -> int:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_about)  # with a callback, an app of a single command still wants the command's name
-    for command in [name] if name in COMMANDS else COMMANDS:
+    shown = [name] if name in COMMANDS else [] if name == "--version" else COMMANDS
+    for command in shown:
         app.command(command)(_interruptible(_function(COMMANDS[command])))
     try:
         app(arguments, prog_name="ruledsl")
@@ -74,15 +73,20 @@ def _run(arguments: list[str]) -> int:
     return FINE
 
 
-def _about(version: bool = False) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         import ruledsl
 
-        print(ruledsl.__version__)
-        raise SystemExit(FINE)
+        typer.echo(ruledsl.__version__)
+        raise typer.Exit()
 
 
-_about.__doc__ = ABOUT
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Learning rules as mathematics, checked for locality and compiled to PyTorch and JAX."""
 
 
 def _function(place: str) -> Callable[..., Any]:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
-from ruledsl.diagnostics import RuleError, report
+from ruledsl.diagnostics import Diagnostic, RuleError, report
 from ruledsl.emit.backend import Backend, backend
 from ruledsl.emit.expressions import Unwritable, Writer, constant
 from ruledsl.emit.layout import statement
 from ruledsl.emit.naming import LAYER_ATTRIBUTES, Names
 from ruledsl.emit.sharing import shared_terms
-from ruledsl.ir.equations import Equation, Equations
+from ruledsl.ir.equations import Equation
 from ruledsl.ir.nodes import Node, walk
 from ruledsl.ir.printer import show
 from ruledsl.language.tree import Span
@@ -116,7 +116,7 @@ class _Emission:
             emitted.imports.insert(1, "")
         return emitted
 
-    def _explain(self, failure: Unwritable):  # type: ignore[no-untyped-def]
+    def _explain(self, failure: Unwritable) -> Diagnostic:
         place = failure.node.place
         span, text = (place.span, place.text) if place else (Span(1, 1, 1, 1), self.rule.checked.text)
         values = {"backend": self.target.name, "construct": failure.construct or f"`{show(failure.node)}`"}
@@ -154,13 +154,13 @@ class _Emission:
         optimizer = what.optimizer if isinstance(what, Equation) else TASK
         target = None if isinstance(what, Node) or role == "send" else self.names_or_signal(what.target)
         function = Function(role, name, arguments, phase, target, optimizer)
-        lines = [line for name, value in writer.lines for line in statement(f"{name} = ", value)]
+        lines = [line for local, value in writer.lines for line in statement(f"{local} = ", value)]
         lines += statement("return ", result)
         return Written(function, self._signature(name, arguments), self._doc(what, role, node), lines)
 
     def names_or_signal(self, target: str) -> str:
         """The Python name of what an equation is for."""
-        return self.names[target] if target in self.names else target
+        return self.names.get(target)
 
     def _function_name(self, phase: str, what: Equation | Node, role: Role, wish: str) -> str:
         if isinstance(what, Node):
@@ -211,16 +211,13 @@ class _Emission:
         return {self.names[name]: value for name, value in self.equations.parameters.items()}
 
     def _signature(self, name: str, arguments: tuple[str, ...]) -> str:
-        parameters, generator = self._parameters(), self.target.generator
-        shown = [
-            f"{a}={constant(parameters[a])}" if a in parameters else generator if a == generator.partition("=")[0] else a
-            for a in arguments
-        ]
+        parameters, default = self._parameters(), {self.target.generator.partition("=")[0]: self.target.generator}
+        shown = [f"{a}={constant(parameters[a])}" if a in parameters else default.get(a, a) for a in arguments]
         return f"{name}({', '.join(shown)})"
 
     # --- words ---
 
-    def _doc(self, what: Equation | Node, role: Role, node: Node) -> str:
+    def _doc(self, what: Equation | Node, role: Role, node: Node) -> list[str]:
         shown = show(_unnamed(node), names=True)
         if len(shown) > LONGEST_FORMULA:
             shown = "derived, see below"

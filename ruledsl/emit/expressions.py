@@ -205,7 +205,7 @@ class Writer:
         return self.write(arg, least)
 
     def _scalar(self, name: str) -> str:
-        return self.use(self.names[name] if name in self.names else name)
+        return self.use(self.names.get(name))
 
 
 _NOUNS = {

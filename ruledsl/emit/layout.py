@@ -30,16 +30,17 @@ def _broken(expression: str, indent: int, used: int) -> list[str]:
     start = _last_call(expression)
     if start is None:
         return [expression]
-    head, arguments = expression[: start + 1], _split(expression[start + 1 : -1], (" for ",) if _comprehension(expression[start + 1 : -1]) else (", ",))
+    head, inside = expression[: start + 1], expression[start + 1 : -1]
+    arguments = _split(inside, (" for ",) if _comprehension(inside) else (", ",))
     called = start > 0 and (expression[start - 1].isalnum() or expression[start - 1] in "_])")
     if not called:
-        inner = _broken(expression[start + 1 : -1], indent + 4, 0)
+        inner = _broken(inside, indent + 4, 0)
         return [head, f"{pad}{inner[0]}", *inner[1:], f"{' ' * indent})"]
     lines = [head]
     for argument in arguments:
         inner = _broken(argument, indent + 4, 1)
         lines += [f"{pad}{inner[0]}", *inner[1:]]
-        lines[-1] += "" if argument.startswith("for ") or _comprehension(expression[start + 1 : -1]) else ","
+        lines[-1] += "" if _comprehension(inside) else ","
     return [*lines, f"{' ' * indent}{expression[-1]}"]
 
 

@@ -40,5 +40,9 @@ class Names:
     def __getitem__(self, key: str) -> str:
         return self._given[key]
 
+    def get(self, key: str) -> str:
+        """The name of `key`, or the key itself where it has none."""
+        return self._given.get(key, key)
+
     def __contains__(self, key: str) -> bool:
         return key in self._given

@@ -14,7 +14,7 @@ def shared_terms(roots: list[Node]) -> list[tuple[Node, str]]:
             readers.setdefault(id(node), set()).add(number)
             nodes[id(node)] = node
     wanted: set[int] = set()
-    for number, root in enumerate(roots):
+    for root in roots:
         if len(readers[id(root)]) > 1:
             wanted.add(id(root))
         for node in walk(root):

@@ -18,9 +18,10 @@ from ruledsl.training.train import load_dataset, load_rule, prepare_with, start
 
 @dataclass
 class Row:
-    """One rule and its runs, one for each seed."""
+    """One rule and its runs, one for each seed. `given` is how the call named it: a name or a path."""
 
     label: str
+    given: str
     rule: Rule
     runs: list[Run] = field(default_factory=list)
 
@@ -98,7 +99,7 @@ def compare(config: Config, rules: Sequence[str], seeds: Sequence[int], listener
     folder = None
     for row, pair in zip(rows, programs, strict=True):
         for seed in seeds:
-            one = config.model_copy(update={"seed": seed, "rule": row.label, "parameters": dict(row.rule.parameters)})
+            one = config.model_copy(update={"seed": seed, "rule": row.given, "parameters": dict(row.rule.parameters)})
             prepared = prepare_with(one, row.rule, output, pair, dataset)
             if folder is None:  # only now, when the first run is known to begin
                 folder = RunFolder.create(config.out or Path("runs") / f"compare-{dataset.name}")
@@ -126,7 +127,7 @@ def _rows(config: Config, rules: Sequence[str]) -> list[Row]:
         own = {key: value for key, value in config.parameters.items() if key in rule.parameters}
         taken = [row.rule.name for row in rows].count(rule.name)
         label = f"{rule.name}-{taken + 1}" if taken else rule.name
-        rows.append(Row(label, load_rule(name, own) if own else rule))
+        rows.append(Row(label, name, load_rule(name, own) if own else rule))
     return rows
 
 

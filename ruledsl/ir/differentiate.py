@@ -47,10 +47,12 @@ def gradient(energy: Energy, report: Report) -> dict[str, Node]:
             varying.add(id(node))
     cotangents: dict[int, Node] = {id(energy.value): const(1.0)}
     found: dict[str, Node] = {}
+    refused = False
     for node in reversed(order):
         g = cotangents.get(id(node))
         if g is None or id(node) not in varying:
             continue
+        g = _spread_out(g, node)
         if node.op == "tensor":
             name = str(node.attrs[0])
             found[name] = g if name not in found else make("add", found[name], g)
@@ -58,7 +60,8 @@ def gradient(energy: Energy, report: Report) -> dict[str, Node]:
         operation = OPERATIONS[node.op]
         if not operation.differentiable:
             place = node.place or energy.place
-            report("E0403", place, operation=node.op)
+            report("E0403", place, operation="sum(k, ...)" if node.op == "sum_k" else node.op)
+            refused = True
             continue
         if operation.derivative is None:
             continue
@@ -67,14 +70,28 @@ def gradient(energy: Energy, report: Report) -> dict[str, Node]:
                 _place(cotangent, node.place or energy.place)
                 earlier = cotangents.get(id(argument))
                 cotangents[id(argument)] = cotangent if earlier is None else make("add", earlier, cotangent)
-    for target in energy.targets:
-        if target not in found:
-            report("E0404", energy.place, name=target)
+    for name in energy.targets:
+        if name not in found and not refused:
+            read = any(node.op == "tensor" and node.attrs[0] == name for node in order)
+            help = f"`{name}` stands only where small changes change nothing: in `sign`, or in a condition"
+            report("E0404", energy.places.get(name, energy.place), help=help if read else None, name=name)
     return found
+
+
+def _spread_out(g: Node, node: Node) -> Node:
+    """A cotangent in the type of its node: sums over an axis must find the axis, even where nothing differs along it."""
+    if node.type.kind == "vector" and not node.type.axes <= g.type.axes:
+        return make("mul", make("full_like", node, 1.0), g)
+    if node.type.kind in ("map", "parameter") and g.type.kind == "scalar":
+        return make("full_like", node, g)
+    return g
 
 
 def _place(node: Node, place: Place) -> None:
     """What differentiation made stands where the term stood that it came from."""
-    for part in walk(node):
+    waiting = [node]
+    while waiting:
+        part = waiting.pop()
         if part.place is None:
             part.place = place
+            waiting += part.args

@@ -38,6 +38,7 @@ class Energy:
     value: Node
     place: Place
     optimizer: str
+    places: Mapping[str, Place] = field(default_factory=dict)  # of the targets
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Equations:
     documentation: Mapping[str, str]
     equations: tuple[Equation, ...]
     energies: tuple[Energy, ...] = ()
-    schedule: Schedule = Schedule()
+    schedule: Schedule = field(default_factory=Schedule)
     optimizers: Mapping[str, tuple[str, Mapping[str, float | bool]]] = field(default_factory=dict)
     driven: frozenset[str] = frozenset()
 

@@ -15,6 +15,7 @@ from ruledsl.ir.printer import show
 
 LabelsOf = Callable[[Node], Labels]
 FlowRule = Callable[[Node, LabelsOf], Labels]
+LONGEST_SOURCE = 40
 
 
 def joined(node: Node, labels_of: LabelsOf) -> Labels:
@@ -69,16 +70,20 @@ def sign_of(node: Node, labels_of: LabelsOf, reader: Node) -> Labels:
     """What the sign of a value depends on: in a product, on the signs of the factors; in a sum, on the values."""
     from ruledsl.ir.operations import OPERATIONS
 
-    if node.op == "tensor" or (node.op == "transpose" and node.args[0].op == "tensor"):
-        return labels.signs_only(labels_of(node), reader.place)
-    if node.op == "where":
-        condition, then, otherwise = node.args
-        return join(
-            (labels_of(condition), sign_of(then, labels_of, reader), sign_of(otherwise, labels_of, reader)),
-        )
-    if node.op in OPERATIONS and OPERATIONS[node.op].sign_determined:
-        return join(sign_of(arg, labels_of, reader) for arg in node.args)
-    return labels_of(node)
+    signs: dict[int, Labels] = {}
+    for part in walk(node):
+        leaf = part.args[0] if part.op == "transpose" else part
+        if leaf.op == "tensor":
+            # The sign of a state says more of what went into it than that one's sign: `s <- W - 1` compares W with 1.
+            signs[id(part)] = labels.sign_only(labels_of(part), str(leaf.attrs[0]), reader.place)
+        elif part.op == "where":
+            condition, then, otherwise = part.args
+            signs[id(part)] = join((labels_of(condition), signs[id(then)], signs[id(otherwise)]))
+        elif part.op in OPERATIONS and OPERATIONS[part.op].sign_determined:
+            signs[id(part)] = join(signs[id(arg)] for arg in part.args)
+        else:
+            signs[id(part)] = labels_of(part)
+    return signs[id(node)]
 
 
 def pooled(node: Node, labels_of: LabelsOf) -> Labels:
@@ -86,7 +91,7 @@ def pooled(node: Node, labels_of: LabelsOf) -> Labels:
     (value,) = node.args
     if value.type.kind != "vector":
         return _statistic(node, labels_of)
-    return join((labels_of(value), label(show(value), f"pool({node.attrs[0]})", node.place)))
+    return join((labels_of(value), label(_activity(value), f"pool({node.attrs[0]})", node.place)))
 
 
 def pooled_everywhere(node: Node, labels_of: LabelsOf) -> Labels:
@@ -95,14 +100,22 @@ def pooled_everywhere(node: Node, labels_of: LabelsOf) -> Labels:
         return _statistic(node, labels_of)
     parts = [joined(node, labels_of)]
     for arg in dict.fromkeys(node.args):
-        parts += [label(show(arg), f"pool({axis})", node.place) for axis in sorted(arg.type.axes)]
+        parts += [label(_activity(arg), f"pool({axis})", node.place) for axis in sorted(arg.type.axes)]
     return join(parts)
 
 
 def _statistic(node: Node, labels_of: LabelsOf) -> Labels:
     parts = [labels.statistic(joined(node, labels_of), node.place)]
-    parts += [label(show(arg), "pool(units)", node.place) for arg in node.args if _depends_on_activity(arg)]
+    parts += [label(_activity(arg), "pool(units)", node.place) for arg in node.args if _depends_on_activity(arg)]
     return join(parts)
+
+
+def _activity(node: Node) -> str:
+    """What is pooled, in the notation of the language; what differentiation made can be too long to be read."""
+    text = show(node)
+    if len(text) <= LONGEST_SOURCE:
+        return text
+    return ", ".join(dict.fromkeys(str(part.attrs[0]) for part in walk(node) if part.op == "signal"))
 
 
 def _depends_on_activity(node: Node) -> bool:

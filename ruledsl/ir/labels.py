@@ -58,11 +58,11 @@ def statistic(labels: Labels, place: Place | None) -> Labels:
     )
 
 
-def signs_only(labels: Labels, place: Place | None) -> Labels:
-    """The sign of a map: `value` weakens to `sign`."""
+def sign_only(labels: Labels, name: str, place: Place | None) -> Labels:
+    """The sign of the map `name`: its own `value` weakens to `sign`, what it remembers of others stays what it is."""
     return join(
-        {(source, "sign" if channel == "value" else channel): Mark(mark.own, place or mark.place)}
-        for (source, channel), mark in labels.items()
+        {(name, "sign"): Mark(mark.own, place or mark.place)} if key == (name, "value") else {key: mark}
+        for key, mark in labels.items()
     )
 
 

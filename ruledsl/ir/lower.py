@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ruledsl.analysis.names import FORWARD, SIGNALS
+from ruledsl.analysis.initial_order import initial_order
+from ruledsl.analysis.names import FORWARD, RESERVED, SIGNALS
 from ruledsl.analysis.typed import TypedPhase, TypedRule, Update
 from ruledsl.ir import nodes
 from ruledsl.ir.equations import Declaration, Energy, Equation, Equations
-from ruledsl.ir.nodes import Node, rewrite, with_args
+from ruledsl.ir.nodes import Node, Place, rewrite, with_args
 from ruledsl.ir.operations import make
 from ruledsl.ir.types import PARAMETER, POST, PRE, Type
 from ruledsl.language import tree
@@ -33,7 +34,7 @@ def lower(rule: TypedRule) -> Equations:
     parameters = {p.name: p.value for p in rule.parameters.values() if not p.static}
     documentation = {p.name: p.doc for p in rule.parameters.values() if p.doc}
     for constraint in rule.constraints:
-        inlined = _inlined(lower(constraint))
+        inlined = _inlined(lower(constraint), {*tensors, *parameters})
         tensors.update({name: d for name, d in inlined.tensors.items() if d.kind != "forward"})
         parameters.update(inlined.parameters)
         documentation.update(inlined.documentation)
@@ -69,7 +70,7 @@ def _tensors(rule: TypedRule, kind: str) -> dict[str, Declaration]:
 
 
 def _initial(rule: TypedRule) -> Iterable[Equation]:
-    for d in rule.declared.values():
+    for d in initial_order(rule.declared)[0]:
         role, phase = ("draw", TASK) if d.kind == "fresh" else ("init", INIT)
         yield Equation(role, d.name, phase, _explicit(d.initial), d.place)  # type: ignore[arg-type]
 
@@ -95,17 +96,22 @@ def _phase(phase: TypedPhase, kind: str, tensors: dict[str, Declaration]) -> tup
     for name, value in phase.drives.items():
         equations.append(Equation("drive", name, phase.name, value, value.place))
     if kind == "rule" and phase.name == TASK:
-        default = make("apply", make("transpose", nodes.tensor("W", FORWARD["W"])), nodes.signal("delta", SIGNALS["delta"]))
-        default.place = default.args[0].place = phase.place
+        default = make(
+            "apply", make("transpose", nodes.tensor("W", FORWARD["W"])), nodes.signal("delta", SIGNALS["delta"])
+        )
+        unwritten = Place(phase.place.span, phase.place.text, "W.T @ delta")
+        default.place = default.args[0].place = unwritten
         sent = default
         for condition, value in sorted(phase.sends, key=lambda pair: pair[0] is not None):
             sent = value if condition is None else make("where", condition, value, sent)
-        place = phase.sends[-1][1].place if phase.sends else phase.place
+        place = phase.sends[-1][1].place if phase.sends else unwritten
         equations.append(Equation("send", "send", TASK, _spread_out(sent, nodes.signal("x", SIGNALS["x"])), place))
     for update in phase.updates:
         if update.kind == "minimize":
             value = update.value if update.condition is None else make("where", update.condition, update.value, 0.0)
-            energies.append(Energy(update.targets, phase.name, value, update.place, update.optimizer))
+            if FORWARD.keys() & set(update.targets):
+                value = _driven(value)  # `u` follows from the weights that this energy moves
+            energies.append(Energy(update.targets, phase.name, value, update.place, update.optimizer, update.places))
     targets = dict.fromkeys((u.kind, u.targets[0], u.optimizer) for u in phase.updates if u.kind != "minimize")
     assigned = {u.targets[0] for u in phase.updates if u.kind == "assign"}
     if kind == "rule" and phase.name == TASK:
@@ -174,7 +180,7 @@ def _without_y(root: Node) -> Node:
 
 
 def _driven(root: Node) -> Node:
-    """In a driven phase nothing propagates: `u` is computed from the driven `x`, in every layer by itself."""
+    """`u` as it follows from `x`: in a driven phase nothing propagates, and every layer computes it by itself."""
 
     def rule(node: Node, args: tuple[Node, ...]) -> Node:
         if node.op == "signal" and node.attrs[0] in ("u", "y"):
@@ -187,10 +193,14 @@ def _driven(root: Node) -> Node:
     return rewrite(root, rule)
 
 
-def _inlined(equations: Equations) -> Equations:
+def _inlined(equations: Equations, taken: set[str]) -> Equations:
     """A constraint inside a rule: its own names get its name in front, and it acts after the step, after the rule."""
-    own = {name for name, d in equations.tensors.items() if d.kind != "forward"} | set(equations.parameters)
-    new = {name: f"{equations.name}_{name}" for name in own}
+    own = [name for name, d in equations.tensors.items() if d.kind != "forward"] + list(equations.parameters)
+    new: dict[str, str] = {}
+    for name in own:
+        new[name] = f"{equations.name}_{name}"
+        while new[name] in {*taken, *RESERVED} or list(new.values()).count(new[name]) > 1:
+            new[name] += "_"
 
     def rule(node: Node, args: tuple[Node, ...]) -> Node:
         if node.op in ("tensor", "scalar") and node.attrs[0] in new:

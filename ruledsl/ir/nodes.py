@@ -14,14 +14,17 @@ Attribute = str | float | bool | None
 
 
 class Place(NamedTuple):
-    """A stretch of one text."""
+    """A stretch of one text. `meant` is what stands there without being written: a default of the language."""
 
     span: Span
     text: Text
+    meant: str | None = None
 
     @property
     def snippet(self) -> str:
         """The text itself, on one line."""
+        if self.meant is not None:
+            return self.meant
         span = self.span
         lines = self.text.content.split("\n")[span.line - 1 : span.end_line]
         if not lines:

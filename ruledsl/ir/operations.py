@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import ruledsl.ir.rules_of_types as rules
 from ruledsl.ir import flow_rules as flows
 from ruledsl.ir.nodes import Attribute, Node, Place, const, scalar
-from ruledsl.ir.types import POST, SCALAR, Type
+from ruledsl.ir.types import PER_UNIT, POST, SCALAR, Type
 
 Cotangents = Sequence[Node | None]
 Derivative = Callable[[Node, Node], Cotangents]
@@ -56,6 +56,8 @@ def _reduced(g: Node, type: Type) -> Node:
         return g
     if type.kind == "scalar":
         return make("total", g)
+    if type.axes == PER_UNIT and "units" in g.type.axes:
+        return make("summed", g)
     for axis in sorted(g.type.axes - type.axes):
         g = make("mul", make("mean", g, attrs=(axis,)), make("count", g, attrs=(axis,)))
     return g
@@ -139,7 +141,7 @@ def _outer(node: Node, g: Node) -> Cotangents:
 
 def _dot(node: Node, g: Node) -> Cotangents:
     a, b = node.args
-    g = _per_example(g, a)
+    g = _per_example(g, a, b)
     return [_reduced(make("mul", g, b), a.type), _reduced(make("mul", g, a), b.type)]
 
 
@@ -148,9 +150,9 @@ def _sq(node: Node, g: Node) -> Cotangents:
     return [make("mul", make("mul", 2.0, _per_example(g, a)), a)]
 
 
-def _per_example(g: Node, a: Node) -> Node:
-    """`dot` is a mean over the batch."""
-    return make("div", g, scalar("batch_size")) if "batch" in a.type.axes else g
+def _per_example(g: Node, *vectors: Node) -> Node:
+    """`dot` is a mean over the batch, where any of its vectors has one."""
+    return make("div", g, scalar("batch_size")) if any("batch" in v.type.axes for v in vectors) else g
 
 
 def _mean(node: Node, g: Node) -> Cotangents:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ruledsl.ir.nodes import Node
+import math
+from collections.abc import Callable
+
+from ruledsl.ir.nodes import Node, walk
 
 _INFIX = {
     "or": ("or", 1),
@@ -21,6 +24,7 @@ _INFIX = {
     "pow": ("**", 8),
 }
 _ATOM = 9
+LONGEST = 2000  # characters; where a value is used twice again and again, its text would double each time
 
 
 def show(node: Node, *, names: bool = True) -> str:
@@ -28,13 +32,16 @@ def show(node: Node, *, names: bool = True) -> str:
     memo: dict[int, tuple[str, int]] = {}
 
     def text(part: Node, least: int) -> str:
-        words, binding = memo[id(part)] if id(part) in memo else memo.setdefault(id(part), _show(part, text, names))
+        words, binding = memo[id(part)]
         return words if binding >= least else f"({words})"
 
+    for part in walk(node):  # arguments first: a rule can be deeper than Python's stack
+        words, binding = _show(part, text, names)
+        memo[id(part)] = (words, binding) if len(words) <= LONGEST else ("...", _ATOM)
     return text(node, 0)
 
 
-def _show(node: Node, text, names: bool) -> tuple[str, int]:  # type: ignore[no-untyped-def]
+def _show(node: Node, text: Callable[[Node, int], str], names: bool) -> tuple[str, int]:
     if names and node.name:
         return node.name, _ATOM
     if node.op == "const":
@@ -75,6 +82,8 @@ def number(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     assert isinstance(value, int | float)
-    if value == float("inf"):
-        return "inf"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if math.isnan(value):
+        return "nan"
     return str(int(value)) if value == int(value) and abs(value) < 1e6 else repr(float(value))

@@ -8,38 +8,17 @@ orientation of the forward kernel, so that `outer(x, delta)` and `outer(delta, x
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ruledsl.ir.nodes import Attribute, Node, Place, const, walk
+from ruledsl.ir.constants import ARITHMETIC, NoValue, value_of
+from ruledsl.ir.nodes import Attribute, Node, Place, walk
 from ruledsl.ir.operations import COMMUTATIVE, OPERATIONS
 from ruledsl.ir.types import OUT, POST, SCALAR, Type
 
 Key = tuple[object, ...]
+MOST_FACTORS = 16  # a product of more scalars is left as it is: they double where a value is squared again and again
 
-_SCALARS: dict[str, Callable[..., float | bool]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "pow": lambda a, b: a**b,
-    "relu": lambda a: max(a, 0.0),
-    "sign": lambda a: float((a > 0) - (a < 0)),
-    "abs": abs,
-    "exp": math.exp,
-    "log": math.log,
-    "tanh": math.tanh,
-    "sqrt": math.sqrt,
-    "min": min,
-    "max": max,
-    "lt": lambda a, b: a < b,
-    "le": lambda a, b: a <= b,
-    "gt": lambda a, b: a > b,
-    "ge": lambda a, b: a >= b,
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
-    "and": lambda a, b: a and b,
-    "or": lambda a, b: a or b,
-    "not": lambda a: not a,
-}
+_SCALARS = frozenset(ARITHMETIC) - {"mul", "div", "neg", "where"}  # these have canonical forms of their own
 
 _ELEMENTWISE = frozenset(
     ("add", "sub", "mul", "div", "pow", "neg", "relu", "sign", "abs", "exp", "log", "tanh", "sqrt", "min", "max")
@@ -64,6 +43,8 @@ class Simplifier:
         self._interned: dict[Key, Node] = {}
         self._done: dict[int, Node] = {}
         self._sizes: dict[Key, Node] = {}
+        self._transposed: dict[int, Node] = {}
+        self._long: dict[int, int] = {}  # how many scalar factors a product has
         self._alive: list[Node] = []  # a node's id is its key in _done: it must not be reused
 
     def __call__(self, root: Node) -> Node:
@@ -122,10 +103,10 @@ class Simplifier:
         values = [arg.constant if arg.type.kind == "scalar" else None for arg in args]
         if op in _SCALARS and args and all(value is not None for value in values):
             try:
-                result = _SCALARS[op](*values)
-            except (ValueError, OverflowError, ZeroDivisionError):
+                result = value_of(op, values)
+            except NoValue:
                 return None
-            return self._const(result) if not isinstance(result, complex) else None
+            return None if result is None else self._const(result)
         match op:
             case "mul" | "div" | "neg":
                 return self._product(self._factors(op, args, place), type, place)
@@ -153,8 +134,8 @@ class Simplifier:
                 return self.make("sq", (args[0],), (), type, place)
             case "full_like" if args[0].op == "full_like":
                 return self.make("full_like", (args[0].args[0], args[1]), (), type, place)
-            case "sum_k" if _is_zero(args[0]):
-                return self._const(0.0, type)
+            case "sum_k" if args[0].constant == 0 and type.kind == "scalar":
+                return self._const(0.0)
         return None
 
     # --- averages ---
@@ -204,7 +185,9 @@ class Simplifier:
         size = _batch_sizes(a)[0]
         a.below.remove(size)
         b.below.remove(size)
-        total = self.make(op, (self._product(a, left.type, place), self._product(b, right.type, place)), (), type, place)
+        total = self.make(
+            op, (self._product(a, left.type, place), self._product(b, right.type, place)), (), type, place
+        )
         return self._product(Factors(below=[size], core=total), type, place)
 
     def _where(self, args: tuple[Node, ...], type: Type) -> Node | None:
@@ -251,7 +234,7 @@ class Simplifier:
             return Factors(float(value))
         if _is_zero(node):
             return Factors(0.0, core=node)
-        if node.op == "neg" or node.op in ("mul", "div"):
+        if node.op in ("neg", "mul", "div") and self._long.get(id(node), 0) < MOST_FACTORS:
             scalars = [arg.type.kind == "scalar" for arg in node.args]
             if node.op == "neg" or scalars[1] or (node.op == "mul" and scalars[0]):
                 return self._factors(node.op, node.args, node.place)
@@ -262,7 +245,7 @@ class Simplifier:
     def _product(self, factors: Factors, type: Type, place: Place | None) -> Node:
         core, number = factors.core, factors.number
         if number == 0:
-            return self._const(0.0, type)
+            return self._zero(core, type, place)
         below, above = list(factors.below), list(factors.above)
         for node in factors.above:
             if node in below and (node.op == "count" or node.attrs == ("batch_size",)):  # sizes are never zero
@@ -292,12 +275,20 @@ class Simplifier:
             result = core
             for node in below:
                 result = self._intern("div", (result, node), (), type, place)
+        self._long[id(result)] = len(above) + len(below)
         if number > 0:
             return result
         value = result.constant
         if value is not None and result.type.kind == "scalar":
             return self._const(-value)
         return self._intern("neg", (result,), (), type, place)
+
+    def _zero(self, core: Node | None, type: Type, place: Place | None) -> Node:
+        """Zeros of the shape of `core`: what sums or averages them has to find their axes."""
+        if core is None:
+            return self._const(0.0, type)
+        like = next((leaf for leaf in walk(core) if leaf.op in ("signal", "tensor") and leaf.type == type), core)
+        return self._intern("full_like", (like, self._const(0.0)), (), type, place)
 
     # --- maps ---
 
@@ -306,22 +297,37 @@ class Simplifier:
             return node.args[0]
         if node.op == "const":
             return self._const(node.attrs[0], type)  # type: ignore[arg-type]
-        if node.op in _ELEMENTWISE or node.op == "full_like":
-            args = tuple(
-                self.make("transpose", (arg,), (), arg.type.transposed, place) if arg.type.kind == "map" else arg
-                for arg in node.args
-            )
-            return self.make(node.op, args, node.attrs, type, node.place)
-        return None
+        if node.op not in _ELEMENTWISE and node.op != "full_like":
+            return None
+        waiting = [node]
+        while waiting:  # a loop, since a rule may define a map by a map that is defined by a map ...
+            part = waiting[-1]
+            inner = [arg for arg in part.args if arg.type.kind == "map"]
+            deeper = [
+                a for a in inner if id(a) not in self._transposed and (a.op in _ELEMENTWISE or a.op == "full_like")
+            ]
+            if deeper:
+                waiting += deeper
+                continue
+            waiting.pop()
+            if id(part) in self._transposed:
+                continue
+            for arg in inner:
+                if id(arg) not in self._transposed:
+                    self._transposed[id(arg)] = self.make("transpose", (arg,), (), arg.type.transposed, place)
+            args = tuple(self._transposed[id(a)] if a.type.kind == "map" else a for a in part.args)
+            flipped = self.make(part.op, args, part.attrs, part.type.transposed, part.place)
+            self._transposed[id(part)] = flipped
+        return self._transposed[id(node)]
 
     def _outer(
         self, args: tuple[Node, ...], attrs: tuple[Attribute, ...], type: Type, place: Place | None
     ) -> Node | None:
         left, right = self._split(args[0]), self._split(args[1])
-        if left.number == 0 or right.number == 0:
-            return self._const(0.0, type)
         if left.core is None or right.core is None:
             return None
+        if left.number == 0 or right.number == 0:
+            return self._zero(self._intern("outer", args, attrs, type, place), type, place)
         v, w = left.core, right.core
         scaled = v is not args[0] or w is not args[1]
         if _stored_the_other_way(type):
@@ -337,7 +343,7 @@ class Simplifier:
     def _apply(self, args: tuple[Node, ...], type: Type, place: Place | None) -> Node | None:
         left, right = self._split(args[0]), self._split(args[1])
         if left.number == 0 or right.number == 0:
-            return self._const(0.0, type)
+            return None
         matrix, vector = left.core, right.core
         if matrix is None or vector is None or (matrix is args[0] and vector is args[1]):
             return None
@@ -375,7 +381,8 @@ def _type(op: str, *args: Node) -> Type:
 
 
 def _is_zero(node: Node) -> bool:
-    return node.op == "const" and node.attrs[0] == 0 and not isinstance(node.attrs[0], bool)
+    value = node.args[1] if node.op == "full_like" else node
+    return value.op == "const" and value.attrs[0] == 0 and not isinstance(value.attrs[0], bool)
 
 
 def _without_minus(simplifier: Simplifier, node: Node) -> Node | None:
@@ -394,13 +401,3 @@ def _stored_the_other_way(type: Type) -> bool:
     if type.target == OUT or type.target.index:
         return True
     return type.source == POST
-
-
-def fold(node: Node) -> float | bool | None:
-    """The value of a scalar that depends on constants alone, else None."""
-    if node.type.kind != "scalar" or any(part.op not in ("const", *_SCALARS, "mul", "div", "neg") for part in walk(node)):
-        return None
-    return Simplifier()(node).constant
-
-
-__all__ = ["Simplifier", "const", "fold"]

@@ -75,7 +75,7 @@ class Type:
         if self.kind == "map":
             return f"a map from {self.source} to {self.target}"
         if self.kind == "parameter":
-            return "of the type of the parameter p"
+            return "a value like the parameter p"
         if self.kind == "scalar":
             return "a scalar"
         if self.axes == PER_UNIT:

@@ -1,4 +1,4 @@
-"""Expression -> text of several lines, where one line is too narrow for it: arguments go on lines of their own."""
+"""Expression -> text of several lines where one is too narrow: terms, branches and arguments get their own lines."""
 
 from __future__ import annotations
 
@@ -34,14 +34,18 @@ def lay_out(expr: Expr | Keyword, column: int, indent: int, after: int = 0, equa
             return head + _operand(expr.operand, level(expr), column + len(head), indent, after)
         case Binary():
             loosest_left, loosest_right = operand_levels(expr)
-            left = _operand(expr.left, loosest_left, column, indent, len(expr.op) + 1)
-            head = f"{left} {expr.op} "
+            if expr.op in ("+", "-", "and", "or"):
+                left = _operand(expr.left, loosest_left, column, indent, 0)
+                head = f"{left}\n{' ' * (indent + STEP)}{expr.op} "
+                return head + _operand(expr.right, loosest_right, _end(head, column), indent + STEP, after)
+            head = f"{_operand(expr.left, loosest_left, column, indent, len(expr.op) + 1)} {expr.op} "
             return head + _operand(expr.right, loosest_right, _end(head, column), indent, after)
         case Conditional():
-            text = "if "
-            for part, word in ((expr.condition, " then "), (expr.then, " else "), (expr.otherwise, "")):
-                text += lay_out(part, _end(text, column), indent, len(word) or after) + word
-            return text
+            text = f"if {lay_out(expr.condition, column + 3, indent + STEP, 5)} then "
+            text += lay_out(expr.then, _end(text, column), indent + STEP)
+            text += f"\n{' ' * (indent + STEP)}else "
+            inner = indent if isinstance(expr.otherwise, Conditional) else indent + STEP
+            return text + lay_out(expr.otherwise, _end(text, column), inner, after)
         case _:
             return flat
 

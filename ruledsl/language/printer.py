@@ -1,4 +1,4 @@
-"""Expression -> canonical text, with no more brackets than the meaning needs."""
+"""Expression -> canonical text, with no more brackets than the meaning, or a reader, needs."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ def level(expr: Expr) -> int:
 def operand_levels(expr: Binary) -> tuple[int, int]:
     """The loosest expressions that may stand left and right of the operator without brackets."""
     own = LEVEL[expr.op]
+    if isinstance(expr.left, Binary) and LEVEL[expr.left.op] == own and (expr.op == "@") != (expr.left.op == "@"):
+        return own + 1, own + 1  # (M * S) @ v, (W @ x) / n: who remembers that these bind alike?
     if expr.op == "**":  # binds to the right, and takes a sign there: a ** -b ** c
         return LEVEL[".T"], LEVEL["sign"]
     if own == LEVEL["=="]:  # comparisons don't chain

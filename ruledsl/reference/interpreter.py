@@ -131,7 +131,8 @@ def initial(
         if equation.value.op == "random":
             made[name] = draw(equation.value, shapes[name], layer, known, rng)
         else:
-            made[name] = _stored(equation, equations, evaluate(equation.value, layer, known), {name: np.zeros(shapes[name])})
+            value = evaluate(equation.value, layer, known)
+            made[name] = _stored(equation, equations, value, {name: np.zeros(shapes[name])})
         known[name] = made[name]
     return made
 

@@ -139,7 +139,5 @@ MEANINGS: dict[str, Meaning] = {
     "length": _length,
     "count": _count,
     "full_like": _simple(lambda value, number: np.full_like(value, number)),
-    "summed": lambda node, layer, v: (
-        layer.spread(layer.sum_to_units(v)) if node.type.target != OUT else v.sum(axis=0)
-    ),
+    "summed": lambda node, layer, v: layer.spread(layer.sum_to_units(v)) if node.type.target != OUT else v.sum(axis=0),
 }

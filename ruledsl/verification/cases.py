@@ -13,7 +13,14 @@ from ruledsl.verification.geometries import ConvGeometry, DenseGeometry, Geometr
 
 BATCH, CLASSES = 3, 4
 DOWNSTREAM: tuple[tuple[int, ...], ...] = ((5,), (2, 3, 3))
-SCALARS = {"step": 7.0, "epoch": 2.0, "progress": 0.4, "lr": 0.05, "classes": float(CLASSES), "batch_size": float(BATCH)}
+SCALARS = {
+    "step": 7.0,
+    "epoch": 2.0,
+    "progress": 0.4,
+    "lr": 0.05,
+    "classes": float(CLASSES),
+    "batch_size": float(BATCH),
+}
 Layer = Dense | Conv2d
 
 

@@ -62,8 +62,8 @@ def deviation(found: Any, expected: Any) -> float:
 class Deviation:
     """How far a backend is from the reference in one output of one phase.
 
-    `allowed` is the tolerance, or more where the equation itself is badly conditioned: where the reference moves far when
-    it is computed in float32, or when its inputs move by the rounding of float32.
+    `allowed` is the tolerance, or more where the equation itself is badly conditioned: where the reference moves far
+    when it is computed in float32, or when its inputs move by the rounding of float32.
     """
 
     phase: str

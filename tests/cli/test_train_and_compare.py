@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import ruledsl
 from ruledsl.cli.main import COMMANDS, main
 
 QUICK = [
@@ -100,6 +101,11 @@ def test_ctrl_c_is_one_message_and_status_2(tmp_path: Path) -> None:
     assert said.startswith("error: interrupted in epoch")
     assert "Traceback" not in said
     assert json.loads((out / "summary.json").read_text())["status"] == "interrupted"
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == ruledsl.__version__
 
 
 def test_every_command_of_the_table_exists() -> None:

@@ -65,11 +65,8 @@ rule c {  # only a comment
 }
 
 optimizer d {
-  let long = outer(delta_delta_delta_delta, x_x_x_x_x_x_x_x_x_x, mean=batch) + outer(
-    v,
-    delta[k],
-    mean=all
-  )
+  let long = outer(delta_delta_delta_delta, x_x_x_x_x_x_x_x_x_x, mean=batch)
+    + outer(v, delta[k], mean=all)
   when a > 1 and not (b or c) { p <- (a ** 2) ** -b }
   when x {
     when y { p <- 1 }
@@ -116,6 +113,10 @@ def test_an_untidy_text_becomes_tidy() -> None:
         ("(W@x).T", "(W @ x).T"),
         ("(W.T)@x", "W.T @ x"),
         ("(2).T", "(2).T"),
+        ("(M*S)@v", "(M * S) @ v"),
+        ("W@x*2", "(W @ x) * 2"),
+        ("a*b/c", "a * b / c"),
+        ("(A@B)@v", "A @ B @ v"),
         ("(a<b)==(c<d)", "(a < b) == (c < d)"),
         ("not(a and b)or c", "not (a and b) or c"),
         ("(not a)==b", "(not a) == b"),
@@ -153,6 +154,25 @@ def test_formatting_keeps_the_tree_and_every_comment_and_is_idempotent(case: tup
 
 def test_blocks_of_one_statement_stay_on_their_line_if_they_were_on_one() -> None:
     text = "rule a {\n  locality { allow sign(W) -> send }\n  when c {\n    let z = 1\n  }\n}\n"
+    assert format_text(Text(text)) == text
+
+
+def test_a_long_statement_breaks_at_its_terms_branches_and_arguments() -> None:
+    long = "a_name_of_some_length"
+    text = f"""\
+rule a {{
+  let terms = {long} * {long} + {long}
+    - {long} * {long}
+  let branches = if {long} then {long} + {long}
+    else if {long} then {long} * {long}
+    else {long}
+  let arguments = 2 * outer(
+    {long} * {long} + {long},
+    {long} * {long},
+    mean=batch
+  ) * {long}
+}}
+"""
     assert format_text(Text(text)) == text
 
 

@@ -62,7 +62,7 @@ def test_a_setting_is_a_path_and_a_value(setting: str, values: dict[str, object]
         ("optimizers.align.momntum=0", "did you mean `momentum`?"),
         ("optimizer.lr=-1", "optimizer.lr cannot be -1"),
         ("optimizer.lr=nan", "optimizer.lr cannot be nan"),
-        ("optimizer.name=adm", "'adam' or 'sgd'"),
+        ("optimizer.name=adm", "'sgd' or 'adam'"),
         ("epochs=many", "epochs cannot be 'many'"),
         ("data.batch_size=0", "data.batch_size cannot be 0"),
         ("data=3", "data cannot be 3"),

@@ -1,0 +1,55 @@
+"""`ruledsl list`: the library, with verdicts."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from typing import Annotated
+
+import typer
+
+from ruledsl import library
+from ruledsl.cli.ledger import as_json, in_short
+from ruledsl.cli.tables import WIDTH, bold, count, dim, visible
+from ruledsl.rule import Rule
+
+KINDS = ("rule", "optimizer", "constraint")
+
+
+def command(
+    as_lines: Annotated[bool, typer.Option("--json", help="One JSON object per definition.")] = False,
+) -> None:
+    """Show the rules, optimizers and constraints of the library, with what each would need to know."""
+    found = [library.load(name) for name in library.names()]
+    if as_lines:
+        for rule in found:
+            print(json.dumps(_object(rule)))
+        return
+    width = max(len(rule.name) for rule in found) + 4
+    for kind in KINDS:
+        rules = [rule for rule in found if rule.kind == kind]
+        if rules:
+            print(bold(f"{kind}s"))
+        for rule in rules:
+            print(_lines(rule, width), end="\n\n" if rule is rules[-1] else "\n")
+    local = sum(rule.verdict == "local" for rule in found)
+    print(f"{count(len(found), 'definition')}, {local} of them local. More about one: ruledsl explain NAME")
+
+
+def _lines(rule: Rule, width: int) -> str:
+    """Name, verdict and what moves between synapses; below that, what it is and where it comes from."""
+    first = f"{bold(f'  {rule.name:{width - 2}}')}{rule.verdict:10}{in_short(rule.ledger)}".rstrip()
+    what = "; ".join(visible(part) for part in (rule.title, rule.source) if part)
+    below = textwrap.wrap(what, WIDTH, initial_indent=" " * width, subsequent_indent=" " * (width + 2))
+    return "\n".join([first, *map(dim, below)])
+
+
+def _object(rule: Rule) -> dict[str, object]:
+    return {
+        "name": rule.name,
+        "kind": rule.kind,
+        "verdict": rule.verdict,
+        "ledger": [as_json(entry) for entry in rule.ledger],
+        "title": rule.title,
+        "source": rule.source,
+    }
