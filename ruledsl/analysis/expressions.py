@@ -140,7 +140,7 @@ class Scope:
         except Mismatch as mismatch:
             whole = op in ("add", "sub", "mul", "div", "pow", "lt", "le", "gt", "ge", "eq", "ne", "where")
             whole = whole and mismatch.code == "E0301"
-            position = None if whole or op == "apply" and mismatch.code == "E0306" else mismatch.argument
+            position = None if whole or (op == "apply" and mismatch.code == "E0306") else mismatch.argument
             span = place.span if position is None else operands[position].span
             self._fail(mismatch.code, span, _help(mismatch, op, args, operands), **mismatch.values)
             return None
@@ -243,7 +243,7 @@ class Scope:
 
     def _indexed(self, expr: tree.Index, place: Place) -> Node | None:
         self.used.add(expr.id)
-        known = expr.id == "delta" and self.kind == "rule" or expr.id in self.families
+        known = (expr.id == "delta" and self.kind == "rule") or expr.id in self.families
         if not known:
             if expr.id in self._known():
                 self._fail("E0221", expr.span, name=expr.id)

@@ -46,7 +46,7 @@ class Library:
         file: tree.File,
         text: Text,
         fallback: Callable[[str], Found | None] = lambda name: None,
-        known: Callable[[], list[str]] = lambda: [],
+        known: Callable[[], list[str]] = list,
     ) -> None:
         self.local = {d.name.id: Found(d, text) for d in file.definitions}
         self.fallback, self.known = fallback, known

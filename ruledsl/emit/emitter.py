@@ -16,6 +16,7 @@ from ruledsl.emit.expressions import Unwritable, Writer, constant
 from ruledsl.emit.layout import statement
 from ruledsl.emit.naming import LAYER_ATTRIBUTES, Names
 from ruledsl.emit.sharing import shared_terms
+from ruledsl.emit.stored import Storage
 from ruledsl.ir.equations import Equation
 from ruledsl.ir.nodes import Node, walk
 from ruledsl.ir.printer import show
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 LONGEST_FORMULA = 240
-_FIXED = ("x", "u", "delta", "delta_k", "e", "target", "g", "W", "b", "p")
+_FIXED = ("x", "u", "delta", "delta_k", "e", "target", "W", "b")
+_FIXED_IN_OPTIMIZERS = ("g", "p")
 _FIXED_SCALARS = ("step", "epoch", "progress", "lr", "fan_in", "fan_out", "batch_size", "classes", "sources", "targets")
 _RANK = {name: 2 * rank for rank, name in enumerate(("shape", "layer", "phi", "dphi", "p", "W", "b"))}
 
@@ -91,17 +93,25 @@ class _Emission:
     def __init__(self, rule: Rule, target: Backend) -> None:
         self.rule, self.target, self.equations = rule, target, rule.equations
         self.names = Names({*target.reserved, "layer", "phi", "dphi", "shape", "math", "generator", "key"})
-        self.names.keep(*_FIXED, *_FIXED_SCALARS)
-        for name in rule.equations.tensors:
-            self.names.give(name, name, avoid=LAYER_ATTRIBUTES)
+        self.fixed = (*_FIXED, *(_FIXED_IN_OPTIMIZERS if rule.kind == "optimizer" else ()))
+        self.names.keep(*self.fixed, *_FIXED_SCALARS)
+        self.names.reserve("delta_at_k")
+        for name, declared in rule.equations.tensors.items():
+            self.names.give(name, name, avoid=LAYER_ATTRIBUTES, argument=True)
+            if declared.type.source is not None and declared.type.source.index:
+                self.names.reserve(f"{self.names[name]}_at_k")  # see forms.sum_over_layers
         for name in rule.equations.parameters:
-            self.names.give(name, name)
+            self.names.give(name, name, argument=True)
 
     def run(self) -> Emitted:
         emitted = Emitted(header=self._header())
         failures: list[Unwritable] = []
+        stored = Storage()
         for phase in (INIT, *self.equations.phases):
-            equations = [e for e in self.equations.equations if e.phase == phase]
+            equations = []
+            for written in (e for e in self.equations.equations if e.phase == phase):
+                equations.append(written.with_value(stored(written.value)))
+                self._as_written[id(equations[-1])] = written.value
             terms: dict[int, str] = {}
             for node, wish in shared_terms([e.value for e in equations if e.role not in ("draw", "drive", "init")]):
                 self._collect(emitted, failures, phase, node, "term", wish, terms)
@@ -178,12 +188,14 @@ class _Emission:
     def _first_value(self, writer: Writer, node: Node) -> str:
         if node.op == "random":
             writer.use("shape")
+            writer.name_shared(node)
             result = writer.write(node)
             if self.target.generator.partition("=")[0] in result:
                 writer.use(self.target.generator.partition("=")[0])
             return result
         if node.type.kind == "scalar":
             writer.use("shape")
+            writer.name_shared(node)
             form = self.target.operations["fill"]
             assert callable(form)
             return form(writer, node)
@@ -193,16 +205,16 @@ class _Emission:
     def _order(self, argument: str) -> tuple[int, str]:
         """Map, tensors, signals and terms, sizes and counters, parameters: what has a default stands last."""
         tensors = [self.names[name] for name in self.equations.tensors]
+        if argument in self._parameters():
+            return 500, argument
         if argument in _RANK:
             return _RANK[argument], argument
         if argument in tensors:
             return 10 + tensors.index(argument), ""
-        if argument in _FIXED:
-            return 200 + _FIXED.index(argument), ""
+        if argument in self.fixed:
+            return 200 + self.fixed.index(argument), ""
         if argument in _FIXED_SCALARS:
             return 400 + _FIXED_SCALARS.index(argument), ""
-        if argument in self._parameters():
-            return 500, argument
         if argument == self.target.generator.partition("=")[0]:
             return (600 if "=" in self.target.generator else 1), ""
         return 300, argument
@@ -218,7 +230,7 @@ class _Emission:
     # --- words ---
 
     def _doc(self, what: Equation | Node, role: Role, node: Node) -> list[str]:
-        shown = show(_unnamed(node), names=True)
+        shown = show(_unnamed(self._as_written.get(id(what), node)), names=True)
         if len(shown) > LONGEST_FORMULA:
             shown = "derived, see below"
         if isinstance(what, Node):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -136,7 +135,7 @@ class Writer:
     def _fresh(self, wish: str) -> str:
         taken = {*self._local.values(), *self.terms.values(), *self.arguments}
         name, number = wish, 1
-        while name in taken or name in self.names or name in self.backend.reserved or keyword.iskeyword(name):
+        while name in taken or not self.names.free(name):
             number += 1
             name = f"{wish}_{number}"
         return name

@@ -98,9 +98,11 @@ def sum_over_layers(writer: Writer, node: Node) -> str:
     """`sum(k, ...)`: over the layers downstream."""
     families = {str(part.attrs[0]) for part in walk(node.args[0]) if part.op == "tensor" and part.attrs[1]}
     lists = [writer.use(writer.names[name]) for name in sorted(families)]
-    term = writer.write(node.args[0])
-    items = ", ".join([*(f"{name}_at_k" for name in lists), "delta_at_k"])
-    return f"sum({term} for {items} in zip({', '.join([*lists, writer.use('delta_k')])}, strict=True))"
+    items = [f"{name}_at_k" for name in lists]
+    if not lists or any(part.op == "signal" and part.attrs[1] for part in walk(node.args[0])):
+        lists, items = [*lists, writer.use("delta_k")], [*items, "delta_at_k"]
+    over = lists[0] if len(lists) == 1 else f"zip({', '.join(lists)}, strict=True)"
+    return f"sum({writer.write(node.args[0])} for {', '.join(items)} in {over})"
 
 
 def number(writer: Writer, node: Node) -> str:

@@ -20,7 +20,7 @@ MOST_FACTORS = 16  # a product of more scalars is left as it is: they double whe
 
 _SCALARS = frozenset(ARITHMETIC) - {"mul", "div", "neg", "where"}  # these have canonical forms of their own
 
-_ELEMENTWISE = frozenset(
+ELEMENTWISE = frozenset(
     ("add", "sub", "mul", "div", "pow", "neg", "relu", "sign", "abs", "exp", "log", "tanh", "sqrt", "min", "max")
     + ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "where")
 )
@@ -297,14 +297,14 @@ class Simplifier:
             return node.args[0]
         if node.op == "const":
             return self._const(node.attrs[0], type)  # type: ignore[arg-type]
-        if node.op not in _ELEMENTWISE and node.op != "full_like":
+        if node.op not in ELEMENTWISE and node.op != "full_like":
             return None
         waiting = [node]
         while waiting:  # a loop, since a rule may define a map by a map that is defined by a map ...
             part = waiting[-1]
             inner = [arg for arg in part.args if arg.type.kind == "map"]
             deeper = [
-                a for a in inner if id(a) not in self._transposed and (a.op in _ELEMENTWISE or a.op == "full_like")
+                a for a in inner if id(a) not in self._transposed and (a.op in ELEMENTWISE or a.op == "full_like")
             ]
             if deeper:
                 waiting += deeper
@@ -330,7 +330,7 @@ class Simplifier:
             return self._zero(self._intern("outer", args, attrs, type, place), type, place)
         v, w = left.core, right.core
         scaled = v is not args[0] or w is not args[1]
-        if _stored_the_other_way(type):
+        if stored_the_other_way(type):
             straight = self._intern("outer", (w, v), attrs, type.transposed, place)
             core = self._intern("transpose", (straight,), (), type, place)
         elif scaled:
@@ -364,7 +364,7 @@ def _not_spread_out(node: Node) -> Node | None:
 
 def _plainest(value: Node, axis: Attribute) -> Node:
     """What has the same size along the axis, with the least to compute."""
-    while value.op in _ELEMENTWISE or value.op == "full_like":
+    while value.op in ELEMENTWISE or value.op == "full_like":
         alike = [arg for arg in value.args if arg.type.target == value.type.target and axis in arg.type.axes]
         if not alike:
             break
@@ -395,7 +395,7 @@ def _without_minus(simplifier: Simplifier, node: Node) -> Node | None:
     return None
 
 
-def _stored_the_other_way(type: Type) -> bool:
+def stored_the_other_way(type: Type) -> bool:
     """Outer products are computed as pre -> post, out -> anything, post[k] -> pre; the others are their transposes."""
     assert type.source is not None and type.target is not None
     if type.target == OUT or type.target.index:
