@@ -23,7 +23,7 @@ def measure() -> dict[str, Measured]:
         torch._dynamo.reset()
         try:
             eager = _trained(program, compiled=False)
-        except UserError:  # phases that alternate are for the training loop, and not for a loop of one's own
+        except UserError:  # phases that alternate, `delta[k]`: not for a converted network in a loop of one's own
             left_out.append(name)
             continue
         compiled, done = _trained(program, compiled=True), done + 1
@@ -34,7 +34,7 @@ def measure() -> dict[str, Measured]:
                     worst, where = distance, f"{name}, {key}"
     note = f"{done} rules, {STEPS} steps, worst: {where}"
     if left_out:
-        note += f"; without those that need the training loop: {', '.join(left_out)}"
+        note += f"; without those that `convert` refuses: {', '.join(left_out)}"
     return {"compiled": Measured(worst, note)}
 
 

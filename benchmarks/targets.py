@@ -24,7 +24,7 @@ class Target:
     unit: str = ""
 
 
-STEP = "training step, ResNet-18 on 32x32, against plain backprop: "
+STEP = "ResNet-18 step, ratio to plain: "
 TARGETS = (
     Target("compiler", "compile", "parse, check and emit a library rule, median", 15, "ms"),
     Target("compiler", "check", "ruledsl check rules/*.rule, cold process", 0.6, "s"),

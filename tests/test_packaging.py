@@ -40,7 +40,7 @@ def test_every_data_file_is_listed(name: str) -> None:
     present = {
         file
         for file in folder.rglob("*")
-        if file.is_file() and file.suffix not in {".py", ".pyc"} and nearest_package(file) == folder
+        if file.is_file() and file.suffix not in {".py", ".pyc", ".md"} and nearest_package(file) == folder
     }
     assert present == shipped
 

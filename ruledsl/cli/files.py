@@ -14,7 +14,7 @@ from ruledsl.errors import UserError
 def rule_file(argument: str) -> Path:
     """The file that an argument means: a path, or the name of a rule of the library. Raises UserError."""
     path = Path(argument)
-    if path.suffix == library.SUFFIX or path.parent != Path(".") or path.exists():
+    if path.suffix == library.SUFFIX or path.parent != Path(".") or os.path.exists(path):
         return path
     if argument not in library.names():
         help = suggestion(argument, library.names()) or "`ruledsl list` shows the rules of the library"

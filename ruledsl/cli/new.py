@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -64,7 +65,7 @@ def command(
     _refuse_bad(name)
     folder = out or Path()
     path = folder if folder.suffix == library.SUFFIX else folder / f"{name}{library.SUFFIX}"
-    if path.exists() or path.is_symlink():
+    if os.path.lexists(path):
         raise UserError(f"{path} is there already", "choose another name, or another place with --out")
     write_text(path, TEMPLATE.replace("NAME", name))
     print(f"wrote {near(path)}; next: ruledsl check {near(path)}")

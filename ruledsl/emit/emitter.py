@@ -93,6 +93,7 @@ class _Emission:
     def __init__(self, rule: Rule, target: Backend) -> None:
         self.rule, self.target, self.equations = rule, target, rule.equations
         self.names = Names({*target.reserved, "layer", "phi", "dphi", "shape", "math", "generator", "key"})
+        self._as_written: dict[int, Node] = {}
         self.fixed = (*_FIXED, *(_FIXED_IN_OPTIMIZERS if rule.kind == "optimizer" else ()))
         self.names.keep(*self.fixed, *_FIXED_SCALARS)
         self.names.reserve("delta_at_k")

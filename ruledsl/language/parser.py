@@ -77,6 +77,7 @@ class _Parser:
         self.brackets: list[Token] = []  # those that are open in this statement
         self.misplaced: Brace | None = None  # the first brace whose partner stands further left than its line
         self.statement = 0  # the token that starts it
+        self.given_up = -1  # where reading went wrong last
 
     def run(self) -> None:
         """Read all tokens."""
@@ -158,13 +159,13 @@ class _Parser:
         contextual = self.tokens[position].text.upper() in CONTEXTUAL
         if (contextual or self.starts_statement(position, 0)) and self.insert_brace(position):
             return position
+        if position == self.given_up and self.tokens[position].type != "$END":
+            position += 1  # no token is tried a third time
+        self.given_up = position
         head = HEADS.get(self.tokens[self.statement].type)
         brackets = 0
         while (token := self.tokens[position]).type != "$END":
-            if token.type == "LBRACE" and head is not None:
-                self.automaton.to_block()
-                for terminal in head:
-                    self.automaton.advance(terminal, _made_up("", token))
+            if token.type == "LBRACE" and head is not None and self.complete_head(head, token):
                 return position
             if token.type == "LBRACE":
                 position = self.past_block(position)
@@ -175,6 +176,11 @@ class _Parser:
             position += 1
         self.close_blocks(position)
         return None
+
+    def complete_head(self, head: tuple[str, ...], brace: Token) -> bool:
+        """Read on as if the head of the block were right; False if no such block may stand here."""
+        self.automaton.to_block()
+        return all(self.automaton.advance(terminal, _made_up("", brace)) for terminal in head)
 
     def insert_brace(self, position: int) -> bool:
         """Read on as if the `{` of a block stood before this token, if that is all that lacks."""

@@ -25,7 +25,7 @@ def test_a_line_says_verdict_and_ledger_in_short(capsys: pytest.CaptureFixture[s
     lines = capsys.readouterr().out.splitlines()
     (usf_sn,) = (line for line in lines if line.startswith("  usf_sn "))
     assert usf_sn.split(maxsplit=2) == ["usf_sn", "nonlocal", "norm(W), sign(W) -> send"]
-    assert "Moskovitz et al. 2018, eq. 5" in lines[lines.index(usf_sn) + 1]
+    assert "Sign-concordant feedback, strict normalisation; Moskovitz et al. 2018" in lines[lines.index(usf_sn) + 1]
     assert max(map(len, lines)) <= WIDTH
 
 
