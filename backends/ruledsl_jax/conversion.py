@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -16,10 +15,12 @@ from jax import Array, lax
 from ruledsl.errors import UserError, suggest
 from ruledsl.program import Program
 from ruledsl_jax import linear
+from ruledsl_jax.direct import directed
 from ruledsl_jax.initial import initialise, slots
 from ruledsl_jax.layer import Phi
-from ruledsl_jax.modules import KINDS, Following, RuleLayer, take_zeros
+from ruledsl_jax.modules import KINDS, Following, RuleLayer
 from ruledsl_jax.plan import Plan
+from ruledsl_jax.rehearsal import Seen, modules_of, rehearse
 
 Net = TypeVar("Net", bound=nnx.Module)
 PADDINGS = ("SAME", "SAME_LOWER", "VALID")
@@ -41,12 +42,6 @@ class Record:
 
     layers: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
-    classes: int | None
-
-
-@dataclass(frozen=True)
-class _Seen:
-    input_size: linear.Pair | None
     classes: int | None
 
 
@@ -76,7 +71,7 @@ def convert(
     """
     layers, skipped = _survey(net)
     plan = _plan(rule, parameters)
-    seen = {} if example is None else _rehearse(net, example)
+    seen = {} if example is None else rehearse(net, example)
     ordered = list(seen) + [name for name in layers if name not in seen]
     plans = dict.fromkeys(layers, plan)
     if output is not None:
@@ -101,7 +96,7 @@ def convert(
         assert isinstance(layer, RuleLayer)
         layer.follow(*prepared[name])
     if any(plan.direct for plan in plans.values()):
-        net.__class__ = _directed(type(net))
+        net.__class__ = directed(type(net))
     net.ruledsl = Record(tuple(ordered), tuple(skipped.items()), classes)  # type: ignore[attr-defined]
     if skipped:
         listed = "; ".join(f"{name}: {why}" for name, why in skipped.items())
@@ -166,7 +161,7 @@ def _survey(net: nnx.Module) -> tuple[dict[str, Any], dict[str, str]]:
     """The layers to convert by name, and the reasons why others with weights are not among them."""
     layers: dict[str, Any] = {}
     skipped: dict[str, str] = {}
-    for name, module in _modules(net, (), set()):
+    for name, module in modules_of(net, (), set()):
         if isinstance(module, RuleLayer):
             rule = module.following.plan.program.rule
             raise UserError(f"{name or 'the network'} already follows {rule}: convert it only once")
@@ -178,24 +173,6 @@ def _survey(net: nnx.Module) -> tuple[dict[str, Any], dict[str, str]]:
     if not layers:
         raise UserError(f"{type(net).__name__} has no Linear or Conv layer to convert")
     return layers, skipped
-
-
-def _modules(value: Any, path: tuple[str, ...], met: set[int]) -> Iterator[tuple[str, nnx.Module]]:
-    """Every module once, in the order in which the attributes were made (NNX itself goes by the alphabet)."""
-    if id(value) in met:
-        return
-    met.add(id(value))
-    if isinstance(value, nnx.Module):
-        yield ".".join(path), value
-        inside = {name: part for name, part in vars(value).items() if not name.startswith("_pytree__")}
-    elif isinstance(value, Mapping):
-        inside = dict(value)
-    elif isinstance(value, list | tuple):
-        inside = dict(enumerate(value))
-    else:
-        return
-    for name, part in inside.items():
-        yield from _modules(part, (*path, str(name)), met)
 
 
 def _obstacle(module: Any) -> str | None:
@@ -222,28 +199,7 @@ def _obstacle(module: Any) -> str | None:
     return None
 
 
-def _rehearse(net: nnx.Module, example: Array) -> dict[str, _Seen]:
-    """What every layer meets, in the order in which they run first; on a copy, which leaves no trace."""
-    copy = nnx.clone(net)
-    met: dict[str, linear.Pair | None] = {}
-    for name, module in list(_modules(copy, (), set())):
-        if type(module) in KINDS:
-            module.__class__ = _watched(type(module), name, met)
-    copy.eval(raise_if_not_found=False)
-    logits = copy(example)  # type: ignore[operator]
-    classes = logits.shape[1] if isinstance(logits, Array) and logits.ndim == 2 else None
-    return {name: _Seen(size, classes) for name, size in met.items()}
-
-
-def _watched(kind: Any, name: str, met: dict[str, linear.Pair | None]) -> Any:
-    def call(self: Any, inputs: Array, *args: Any, **options: Any) -> Any:
-        met.setdefault(name, (inputs.shape[-3], inputs.shape[-2]) if kind is nnx.Conv else None)
-        return kind.__call__(self, inputs, *args, **options)
-
-    return type(kind.__name__, (kind,), {"__call__": call})
-
-
-def _classes(layers: Mapping[str, Any], plans: Mapping[str, Plan], seen: Mapping[str, _Seen]) -> int | None:
+def _classes(layers: Mapping[str, Any], plans: Mapping[str, Plan], seen: Mapping[str, Seen]) -> int | None:
     """The number of outputs, where a rule asks for it."""
     if not any(plan.reads_out for plan in plans.values()):
         return None
@@ -277,22 +233,3 @@ def _activations(
             )
         found[name] = chosen
     return found
-
-
-@cache
-def _directed(base: type[nnx.Module]) -> Any:
-    """A subclass of `base` that adds the zeros of its layers to its output [batch, classes]: their gradient is e."""
-    plain: Callable[..., Any] = base.__call__  # type: ignore[operator]
-
-    def call(self: Any, *args: Any, **options: Any) -> Any:
-        logits = plain(self, *args, **options)
-        zeros = take_zeros(self)
-        if not isinstance(logits, Array) or logits.shape != zeros.shape:
-            shape = list(logits.shape) if isinstance(logits, Array) else type(logits).__name__
-            raise UserError(
-                f"the network's output is {shape}, where logits {list(zeros.shape)} were expected",
-                "give convert an example= of the input, from which it learns the number of classes",
-            )
-        return logits + zeros.astype(logits.dtype)
-
-    return type(base.__name__, (base,), {"__call__": call, "__module__": base.__module__, "__doc__": base.__doc__})

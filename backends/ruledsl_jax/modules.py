@@ -153,7 +153,7 @@ class RuleLinear(RuleLayer, nnx.Linear):
 
 
 class RuleConv(RuleLayer, nnx.Conv):
-    """A convolution that follows a rule: [batch, height, width, in_features] -> [batch, height', width', out_features]."""
+    """A convolution that follows a rule: [batch, height, width, in_features] -> [batch, ..., out_features]."""
 
     def linear_map(self, x: Array | None = None) -> linear.Linear:
         """See RuleLayer."""
@@ -221,6 +221,7 @@ def split_key(layer: RuleLayer) -> Array | None:
     source: Source | None = getattr(layer, SOURCE, None)
     if source is None:
         return None
+    given: Array
     kept, given = jax.random.split(source.get_value())
     source.set_value(kept)
     return given

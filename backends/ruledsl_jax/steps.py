@@ -49,8 +49,9 @@ def advance(net: nnx.Module, gradients: Any = None) -> None:
             slots = (*plan.slots, VISITS) if plan.slots else ()
             found = {name: results[*path, name] for name in slots if (*path, name) in results}
             if len(found) < len(slots):
+                assigned = ", ".join(slot.removeprefix("next ") for slot in plan.slots)
                 raise UserError(
-                    f"{plan.program.rule} assigns {', '.join(s.removeprefix('next ') for s in plan.slots)} from activity",
+                    f"{plan.program.rule} assigns {assigned} from activity, and was given no gradients of its slots",
                     "gradients = nnx.grad(loss, argnums=nnx.DiffState(0, ruledsl_jax.TAUGHT))(net, ...); "
                     "advance(net, gradients)",
                 )

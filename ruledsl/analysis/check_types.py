@@ -80,7 +80,7 @@ class _Checker:
         self._optimizers()
         self._constraints()
         self._unknown_values()
-        if self.kind == "optimizer" and not _moves_p(item for item, _ in self.flat.items):
+        if self.kind == "optimizer" and not self.diagnostics.errors and not _moves_p(i for i, _ in self.flat.items):
             help = "write `p <- p - lr * g`, for example"
             self._add("E0228", self.flat.definition.name.span, self.flat.text, help)
         self.rule.used = self.scope.used
@@ -286,7 +286,7 @@ class _Checker:
         item = words.get(type(located.item), type(located.item).__name__.lower())
         where = "a constraint" if self.kind == "constraint" else "an optimizer" if self.kind == "optimizer" else ""
         if not top or not where:
-            inside = "a block" if phase.name == TASK else f"`{phase.name}`"
+            inside = "a `when`" if phase.name == TASK else f"`{phase.name}`"
             where = "the body of a rule" if top else inside
         help = {
             tree.Drive: "`drive` stands in a `phase`, outside of any `when`",
@@ -295,7 +295,7 @@ class _Checker:
             tree.Minimize: "no optimizer moves anything after the step: write `W <- ...`",
         }.get(type(located.item))
         if phase.name != AFTER_STEP and isinstance(located.item, tree.Grad | tree.Minimize):
-            help = None
+            help = "write `p <- ...`" if self.kind == "optimizer" else None
         self._add("E0216", located.item.span, located.text, help, item=item, where=where)
 
     def _body(self, body: tuple[tree.Item, ...], text: Text, phase: TypedPhase, scope: Scope) -> None:

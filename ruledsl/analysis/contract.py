@@ -105,7 +105,7 @@ def _one_of(
 ) -> str | None:
     if name in wanted:
         return name
-    found = "a signal" if name in SIGNALS else "none"
+    found = "a signal" if name in SIGNALS else "not one"
     help = suggestion(name, wanted)
     if help is None and len(wanted) <= 6:
         help = f"one of {', '.join(wanted)}"

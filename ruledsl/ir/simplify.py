@@ -120,6 +120,8 @@ class Simplifier:
                 return args[0].args[0]
             case "not" if args[0].op in _OPPOSITE:
                 return self.make(_OPPOSITE[args[0].op], args[0].args, (), type, place)
+            case "sign" | "lt" | "le" | "gt" | "ge" | "eq" | "ne" if op == "sign" or values[1] == 0:
+                return self._of_sign(op, args, type, place)
             case "transpose":
                 return self._transpose(args[0], type, place)
             case "outer":
@@ -137,6 +139,14 @@ class Simplifier:
             case "sum_k" if args[0].constant == 0 and type.kind == "scalar":
                 return self._const(0.0)
         return None
+
+    def _of_sign(self, op: str, args: tuple[Node, ...], type: Type, place: Place | None) -> Node | None:
+        """`sign(1e-40 * W)` is `sign(W)`, also where the product is too small for the machine."""
+        factors = self._split(args[0])
+        if factors.core is None or factors.number <= 0 or factors.number == 1 or math.isinf(factors.number):
+            return None
+        factors.number = 1.0
+        return self.make(op, (self._product(factors, args[0].type, place), *args[1:]), (), type, place)
 
     # --- averages ---
 

@@ -180,7 +180,8 @@ class _Parser:
     def complete_head(self, head: tuple[str, ...], brace: Token) -> bool:
         """Read on as if the head of the block were right; False if no such block may stand here."""
         self.automaton.to_block()
-        return all(self.automaton.advance(terminal, _made_up("", brace)) for terminal in head)
+        fits = all(self.automaton.advance(terminal, _made_up("", brace)) for terminal in head)
+        return fits and table().accepts(self.automaton.states, "LBRACE")
 
     def insert_brace(self, position: int) -> bool:
         """Read on as if the `{` of a block stood before this token, if that is all that lacks."""

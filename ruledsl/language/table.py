@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from importlib.resources import files
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -50,7 +50,7 @@ class Table(NamedTuple):
 @lru_cache
 def table() -> Table:
     """The table of the language."""
-    content = json.loads(files(__package__).joinpath("table.json").read_text(encoding="utf-8"))
+    content = json.loads(Path(__file__).with_name("table.json").read_text(encoding="utf-8"))
     lookaheads = [group.split() for group in content["lookaheads"]]
     states: list[dict[str, int]] = []
     for shifts, *reductions in content["states"]:

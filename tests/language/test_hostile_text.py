@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import string
 import time
@@ -104,6 +105,12 @@ def test_a_mutated_rule_is_judged_in_peace(data: st.DataObject) -> None:
         end = min(len(content), start + data.draw(st.integers(0, 30)))
         content = content[:start] + data.draw(words | st.text(max_size=3)) + content[end:]
     _judge(content)
+
+
+def test_every_short_sequence_of_words_comes_to_an_end() -> None:
+    few = ["rule a", "optimizer", "schedule", "when", '""', "{", "}", "first", "B <-"]
+    for sequence in itertools.product(few, repeat=4):
+        _judge(" ".join(sequence))
 
 
 def test_a_rule_cut_anywhere_is_judged_in_peace() -> None:

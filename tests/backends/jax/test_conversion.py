@@ -29,7 +29,7 @@ class Network(nnx.Module):
         self.stem = nnx.Conv(2, 4, (3, 3), strides=2, rngs=rngs)
         self.norm = nnx.BatchNorm(4, rngs=rngs)
         self.groups = nnx.Conv(4, 4, (3, 2), padding="VALID", feature_group_count=2, use_bias=False, rngs=rngs)
-        self.dense = nnx.List([nnx.Linear(24, 6, rngs=rngs), nnx.Linear(6, CLASSES, rngs=rngs)])
+        self.dense = nnx.List([nnx.Linear(36, 6, rngs=rngs), nnx.Linear(6, CLASSES, rngs=rngs)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = jnp.tanh(self.norm(self.stem(x)))
