@@ -9,10 +9,10 @@ from ruledsl_jax.emission import BACKEND
 
 if TYPE_CHECKING:
     from ruledsl_jax.conversion import convert as convert
+    from ruledsl_jax.function import layer as layer
     from ruledsl_jax.initial import advanced as advanced
     from ruledsl_jax.initial import initialise as initialise
     from ruledsl_jax.initial import slots as slots
-    from ruledsl_jax.layer import layer as layer
     from ruledsl_jax.linear import Conv2d as Conv2d
     from ruledsl_jax.linear import Dense as Dense
     from ruledsl_jax.modules import TAUGHT as TAUGHT
@@ -27,6 +27,7 @@ _ROOMS = {
     "advanced": "initial",
     "convert": "conversion",
     "initialise": "initial",
+    "layer": "function",
     "observe": "steps",
     "slots": "initial",
 }

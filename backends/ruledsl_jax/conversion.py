@@ -16,8 +16,8 @@ from ruledsl.errors import UserError, suggest
 from ruledsl.program import Program
 from ruledsl_jax import linear
 from ruledsl_jax.direct import directed
-from ruledsl_jax.initial import initialise, slots
-from ruledsl_jax.layer import Phi
+from ruledsl_jax.function import Phi
+from ruledsl_jax.initial import initialise, refuse_phases, slots
 from ruledsl_jax.modules import KINDS, Following, RuleLayer
 from ruledsl_jax.plan import Plan
 from ruledsl_jax.rehearsal import Seen, modules_of, rehearse
@@ -77,8 +77,7 @@ def convert(
     if output is not None:
         plans[ordered[-1]] = _plan(output, {})
     for chosen in set(plans.values()):
-        if chosen.driven:
-            raise UserError(f"{chosen.program.rule} has phases, which the JAX backend does not run yet")
+        refuse_phases(chosen)
     phis = _activations(layers, plans, activations or {})
     classes = _classes(layers, plans, seen)
 

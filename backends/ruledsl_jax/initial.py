@@ -12,9 +12,9 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 
 from ruledsl.errors import UserError
-from ruledsl.program import AFTER_STEP, Program
+from ruledsl.program import AFTER_STEP, INIT, TASK, Program
 from ruledsl.program import Tensor as Declared
-from ruledsl_jax.layer import Phi, Tensors
+from ruledsl_jax.function import Phi, Tensors
 from ruledsl_jax.linear import Linear
 from ruledsl_jax.plan import CLOCK, VISITS, Call, Plan, evaluate
 
@@ -87,8 +87,7 @@ def advanced(
     """
     own = {name: value for name, value in scalars.items() if name not in CLOCK}
     plan = program if isinstance(program, Plan) else Plan(program, own)
-    if plan.driven:
-        raise UserError(f"{plan.program.rule} has phases, which the JAX backend does not run yet")
+    refuse_phases(plan)
     constants = {**_scalars(plan, linear, phi, classes), **scalars}
     new = dict(tensors)
 
@@ -118,6 +117,16 @@ def advanced(
         shapes = {name: value.shape for name, value in drawn.items()}
         new |= _made(plan.draws, {**constants, **new}, shapes, key, dtype)
     return new
+
+
+def refuse_phases(plan: Plan) -> None:
+    """Raises UserError for a rule with phases of its own, which functions and modules of this backend don't run."""
+    own = [phase for phase in plan.phases if phase not in (TASK, AFTER_STEP, INIT)]
+    if own:
+        raise UserError(
+            f"{plan.program.rule} has the phase {own[0]}, which a JAX layer does not run by itself",
+            "train it with PyTorch, or call the functions of `program.module` in a loop of your own",
+        )
 
 
 def shape_of(declared: Declared, linear: Linear, classes: int | None, rule: str) -> tuple[int, ...]:
