@@ -1,4 +1,4 @@
-"""The JAX backend: `layer` for functions, `convert` for Flax NNX modules, to `advance` after each step."""
+"""The JAX backend: `ruledsl_jax.layer` for pure functions, `convert` and `advance` for Flax NNX modules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from ruledsl_jax.emission import BACKEND
 
 if TYPE_CHECKING:
     from ruledsl_jax.conversion import convert as convert
-    from ruledsl_jax.function import layer as layer
     from ruledsl_jax.initial import advanced as advanced
     from ruledsl_jax.initial import initialise as initialise
     from ruledsl_jax.initial import slots as slots
@@ -27,11 +26,10 @@ _ROOMS = {
     "advanced": "initial",
     "convert": "conversion",
     "initialise": "initial",
-    "layer": "function",
     "observe": "steps",
     "slots": "initial",
 }
-__all__ = ["BACKEND", "TAUGHT", "Conv2d", "Dense", "advance", "advanced", "convert", "initialise", "layer"]
+__all__ = ["BACKEND", "TAUGHT", "Conv2d", "Dense", "advance", "advanced", "convert", "initialise"]
 __all__ += ["observe", "slots"]
 
 

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from ruledsl.errors import UserError
 from ruledsl.program import AFTER_STEP, INIT, TASK, Program
 from ruledsl.program import Tensor as Declared
-from ruledsl_jax.function import Phi, Tensors
+from ruledsl_jax.layer import Phi, Tensors
 from ruledsl_jax.linear import Linear
 from ruledsl_jax.plan import CLOCK, VISITS, Call, Plan, evaluate
 

@@ -16,7 +16,7 @@ from jax import numpy as jnp
 
 from ruledsl.errors import UserError
 from ruledsl_jax import linear
-from ruledsl_jax.function import Phi, bind
+from ruledsl_jax.layer import Phi, bind
 from ruledsl_jax.plan import VISITS, Plan
 
 SOURCE = "source of draws"  # with spaces in it, like the slots' names, it can't be the name of a rule's tensor

@@ -10,7 +10,7 @@ import typer
 
 from ruledsl import library
 from ruledsl.cli.ledger import as_json, in_short
-from ruledsl.cli.tables import WIDTH, bold, count, dim, visible
+from ruledsl.cli.tables import WIDTH, bold, count, dim, table, visible
 from ruledsl.rule import Rule
 
 KINDS = ("rule", "optimizer", "constraint")
@@ -18,8 +18,14 @@ KINDS = ("rule", "optimizer", "constraint")
 
 def command(
     as_lines: Annotated[bool, typer.Option("--json", help="One JSON object per definition.")] = False,
+    paper: Annotated[
+        str | None, typer.Option("--table", help="What makes each row of a paper's table: moskovitz1, liao2 ...")
+    ] = None,
 ) -> None:
     """Show the rules, optimizers and constraints of the library, with what each would need to know."""
+    if paper is not None:
+        _paper_table(paper, as_lines)
+        return
     found = [library.load(name) for name in library.names()]
     if as_lines:
         for rule in found:
@@ -34,6 +40,27 @@ def command(
             print(_lines(rule, width), end="\n\n" if rule is rules[-1] else "\n")
     local = sum(rule.verdict == "local" for rule in found)
     print(f"{count(len(found), 'definition')}, {local} of them local. More about one: ruledsl explain NAME")
+
+
+def _paper_table(name: str, as_lines: bool) -> None:
+    from dataclasses import asdict
+
+    from ruledsl.experiments.tables import table as paper_table
+
+    found = paper_table(name)
+    if as_lines:
+        for row in found.rows:
+            print(json.dumps(asdict(row)))
+        return
+    header = ("row", "rule", "optimizer", "constraints", "network")
+    cells = []
+    for row in found.rows:
+        settings = ", ".join(f"{name} = {value:g}" for name, value in row.parameters.items())
+        rule = f"{row.rule} ({settings})" if settings else row.rule
+        network = f"{row.network}, {row.frozen} frozen" if row.frozen else row.network
+        cells.append((row.label, rule, row.optimizer, " ".join(row.constraints), network))
+    print(bold(found.title))
+    print(table(cells, header))
 
 
 def _lines(rule: Rule, width: int) -> str:
