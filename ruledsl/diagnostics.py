@@ -59,11 +59,15 @@ class Diagnostics:
 
     text: Text
     found: list[Diagnostic] = field(default_factory=list)
+    _known: set[Diagnostic] = field(default_factory=set)
 
-    def add(self, code: str, span: Span, *, help: str | None = None, text: Text | None = None, **values: object) -> None:
+    def add(
+        self, code: str, span: Span, *, help: str | None = None, text: Text | None = None, **values: object
+    ) -> None:
         """Append a diagnostic, unless the same one stands at the same place already."""
         diagnostic = report(code, span, help=help, text=text or self.text, **values)
-        if diagnostic not in self.found:
+        if diagnostic not in self._known:
+            self._known.add(diagnostic)
             self.found.append(diagnostic)
 
     @property

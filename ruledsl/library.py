@@ -42,7 +42,8 @@ def load(name: str | Path, /, **values: float | bool) -> Rule:
     if isinstance(name, Path) or path.suffix == SUFFIX or path.parent != Path("."):
         return _chosen(read(path), path.stem, values, beside=path.parent)
     if name not in names():
-        raise UserError(f"there is no rule called {name!r}", suggestion(str(name), names()) or "`ruledsl list` shows them")
+        help = suggestion(str(name), names()) or "`ruledsl list` shows them"
+        raise UserError(f"there is no rule called {name!r}", help)
     return _chosen(read(folder() / f"{name}{SUFFIX}"), str(name), values)
 
 
@@ -60,8 +61,8 @@ def read(path: Path) -> Text:
     """A file as text. Raises UserError when it can't be read, RuleError when it is no text."""
     try:
         if path.stat().st_size > LARGEST_FILE:
-            values = {"size": path.stat().st_size, "limit": LARGEST_FILE}
-            raise RuleError([report("E0107", Span(1, 1, 1, 1), text=Text("", str(path)), **values)])
+            place, size = Text("", str(path)), path.stat().st_size
+            raise RuleError([report("E0107", Span(1, 1, 1, 1), text=place, size=size, limit=LARGEST_FILE)])
         return Text(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"), str(path))
     except UnicodeDecodeError as error:
         raise RuleError([report("E0109", Span(1, 1, 1, 1), text=Text("", str(path)))]) from error

@@ -16,8 +16,8 @@ from ruledsl.errors import UserError, suggest
 from ruledsl.program import Program
 from ruledsl_jax import linear
 from ruledsl_jax.direct import directed
-from ruledsl_jax.layer import Phi
 from ruledsl_jax.initial import initialise, refuse_phases, slots
+from ruledsl_jax.layer import Phi
 from ruledsl_jax.modules import KINDS, Following, RuleLayer
 from ruledsl_jax.plan import Plan
 from ruledsl_jax.rehearsal import Seen, modules_of, rehearse

@@ -350,9 +350,9 @@ class _Checker:
                 if located.item.kind in kinds:
                     return self.scope.declared[name]
                 means = {"fixed": "fixed: it keeps its first value", "fresh": "drawn anew at every step"}
-                help = {"fixed": "declare it as `weight` or `state`", "fresh": None}.get(located.item.kind)
+                advice = {"fixed": "declare it as `weight` or `state`", "fresh": None}.get(located.item.kind)
                 meaning = means.get(located.item.kind, f"a {located.item.kind}: only `<-` changes it")
-                self._add("E0214", target.span, text, help, name=name, changed="changed", meaning=meaning)
+                self._add("E0214", target.span, text, advice, name=name, changed="changed", meaning=meaning)
                 return None
         known = [*self.scope.declared, *(names.FORWARD if self.kind != "optimizer" else ["p"])]
         taken = (*self.scope.lets, *self.scope.scalars, *self.scope.constants, *names.RESERVED)
@@ -377,8 +377,9 @@ class _Checker:
 
     def _stored(self, node: Node | None, type: Type, what: str, expr: tree.Expr, text: Text) -> Node | None:
         """A value to be stored in a tensor: of its type, or an activity that is summed over batch and positions."""
-        if node is not None and type.kind == "vector" and node.type.kind == "vector":
-            if node.type.target == type.target and "units" in node.type.axes and not node.type.boolean:
+        both_vectors = node is not None and type.kind == "vector" == node.type.kind
+        if node is not None and both_vectors and node.type.target == type.target:
+            if "units" in node.type.axes and not node.type.boolean:
                 return node
         return self._expect(node, type, what, expr, text)
 

@@ -55,8 +55,9 @@ def check_contract(rule: TypedRule, equations: Equations, ledger: Ledger, diagno
         told.add((entry.flow, entry.sink))
     for located in blocks:
         assert isinstance(located.item, tree.Locality)
+        own = {id(clause) for clause in located.item.clauses}
         for clause, flow in clauses:
-            if clause not in located.item.clauses:
+            if id(clause) not in own:
                 continue
             if clause.sink and clause.sink.id not in sinks:
                 help = suggestion(clause.sink.id, sinks) or f"one of {', '.join(sorted(sinks))}"

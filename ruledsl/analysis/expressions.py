@@ -202,7 +202,7 @@ class Scope:
             return nodes.scalar(name, place)
         return self._unknown(name, expr.span)
 
-    def _unknown(self, name: str, span: tree.Span) -> None:
+    def _unknown(self, name: str, span: tree.Span) -> Node | None:
         if name in names.SIGNALS or name in names.FORWARD or name in names.COUNTERS or name in names.SIZES:
             sees = {"optimizer": "an optimizer: it sees one parameter `p` and its pseudo-gradient `g`"}
             where = "in " + sees.get(self.kind, "a constraint: it sees the weights of a layer, not its activity")
@@ -216,6 +216,7 @@ class Scope:
             self._fail("E0201", span, f"`{name}` is {means}", name=name)
         else:
             self._fail("E0201", span, names.suggestion(name, self._known()), name=name)
+        return None
 
     def _let(self, let: Lazy) -> Node | None:
         key = id(let)
@@ -440,10 +441,10 @@ def _help(mismatch: Mismatch, op: str, args: tuple[Node, ...], operands: tuple[t
         ]
         return f"did you mean {' or '.join(guesses)}?" if guesses else None
     if mismatch.code == "E0301" and len(args) >= 2:
-        left, right = args[-2], args[-1]
-        if left.type.kind == right.type.kind == "map" and left.type.transposed.number == right.type.number:
+        first, second = args[-2].type, args[-1].type
+        if first.kind == second.kind == "map" and first.transposed.number == second.number:
             return f"did you mean `{print_expression(operands[-1])}.T`?"
-        if {left.type.kind, right.type.kind} == {"map", "vector"} and op == "mul":
+        if {first.kind, second.kind} == {"map", "vector"} and op == "mul":
             return "a map is applied to an activity with `@`"
     if mismatch.code == "E0308":
         return "synapses connect pre with post, and out with pre or post"

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ruledsl.ir.equations import Equation, Equations
 from ruledsl.ir.labels import BROADCAST, NOTHING, TRANSPORT, Key, Labels, Mark, join, label
-from ruledsl.ir.nodes import Node, Place, walk
+from ruledsl.ir.nodes import Node, Place, reads, walk
 from ruledsl.ir.operations import OPERATIONS
 from ruledsl.ir.types import Type
 
@@ -82,6 +82,7 @@ class _Flow:
 
     def __init__(self, equations: Equations) -> None:
         self.equations = equations
+        self.ordered = _sources_first(equations)
         self.content: dict[str, Labels] = {}
         self.driven: dict[str, Labels] = {}  # by phase: what the activity that drives it depends on
         self.memo: dict[tuple[str, int], Labels] = {}  # a signal is not the same in every phase
@@ -91,7 +92,7 @@ class _Flow:
         while True:
             before = self._known()
             self.memo = {}
-            for equation in self.equations.equations:
+            for equation in self.ordered:
                 labels = self.labels_of(equation.value, equation.phase)
                 if equation.role in ("grad", "assign", "init", "draw"):
                     self.content[equation.target] = join((self.content.get(equation.target, NOTHING), labels))
@@ -157,6 +158,26 @@ class _Flow:
         if channel not in ("value", "sign") or not mark.own:
             return False
         return self.equations.tensors[source].type == sink
+
+
+def _sources_first(equations: Equations) -> list[Equation]:
+    """Every equation after those of what it reads, as far as there is such an order: then few rounds are enough."""
+    writers: dict[str, list[Equation]] = {}
+    for equation in equations.equations:
+        writers.setdefault(equation.target, []).append(equation)
+    ordered: dict[int, Equation] = {}
+    seen: set[int] = set()
+    for root in equations.equations:
+        waiting = [(root, False)]
+        while waiting:
+            equation, ready = waiting.pop()
+            if ready:
+                ordered[id(equation)] = equation
+            elif id(equation) not in seen:
+                seen.add(id(equation))
+                waiting.append((equation, True))
+                waiting += [(writer, False) for name in sorted(reads(equation.value)) for writer in writers.get(name, [])]
+    return list(ordered.values())
 
 
 def _connected(source: str, sink: Type) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from ruledsl.ir.types import AXES, OUT, POST, PRE, Type, activity, map_between, per_unit
+from ruledsl.ir.types import AXES as AXES
+from ruledsl.ir.types import OUT, POST, PRE, Type, activity, map_between, per_unit
 
 SIGNALS: dict[str, Type] = {
     "x": activity(PRE),
@@ -69,8 +70,10 @@ INTERNAL = ("sources", "targets", "dphi", "delta_k")
 """Names that equations use beside those of the language: a rule that took one would change what they mean."""
 PHASE_NAMES = ("task",)
 RESERVED = frozenset(
-    (*SIGNALS, *FORWARD, *COUNTERS, *SIZES, *FUNCTIONS, *DISTRIBUTIONS, *SPACES, *AXES, *INTERNAL)
-    + ("all", "scalar", "send", "inf")
+    (
+        *(*SIGNALS, *FORWARD, *COUNTERS, *SIZES, *FUNCTIONS, *DISTRIBUTIONS, *SPACES, *AXES, *INTERNAL),
+        *("all", "scalar", "send", "inf"),
+    )
 )
 """Names that no declaration may take."""
 
@@ -82,6 +85,7 @@ VISIBLE: dict[str, frozenset[str]] = {
 """What each kind of definition sees (DESIGN, section 3.1)."""
 
 
+MOST_CANDIDATES = 500
 LONGEST_NAME = 60  # comparing longer ones takes long, and nobody misspells them
 
 
@@ -103,6 +107,8 @@ def suggestion(name: str, candidates: Iterable[str]) -> str | None:
     if len(name) > LONGEST_NAME:
         return None
     pool = sorted(set(candidates))
+    if len(pool) > MOST_CANDIDATES:
+        return None
     by_case = [c for c in pool if c.lower() == name.lower()]
     close = by_case or difflib.get_close_matches(name, pool, n=1, cutoff=0.6)
     return f"did you mean `{close[0]}`?" if close else None

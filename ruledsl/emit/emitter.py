@@ -6,6 +6,7 @@ import hashlib
 import re
 import textwrap
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import jinja2
@@ -18,7 +19,7 @@ from ruledsl.emit.naming import LAYER_ATTRIBUTES, Names
 from ruledsl.emit.sharing import shared_terms
 from ruledsl.emit.stored import Storage
 from ruledsl.ir.equations import Equation
-from ruledsl.ir.nodes import Node, walk
+from ruledsl.ir.nodes import Node, reads
 from ruledsl.ir.printer import show
 from ruledsl.language.tree import Span
 from ruledsl.program import AFTER_STEP, INIT, TASK, Function, Program, Role, Tensor
@@ -205,26 +206,31 @@ class _Emission:
 
     def _order(self, argument: str) -> tuple[int, str]:
         """Map, tensors, signals and terms, sizes and counters, parameters: what has a default stands last."""
-        tensors = [self.names[name] for name in self.equations.tensors]
-        if argument in self._parameters():
-            return 500, argument
+        tensors = self._tensor_ranks
+        if argument in self._parameters:
+            return 40_000_000, argument
         if argument in _RANK:
             return _RANK[argument], argument
         if argument in tensors:
-            return 10 + tensors.index(argument), ""
+            return 10 + tensors[argument], ""
         if argument in self.fixed:
-            return 200 + self.fixed.index(argument), ""
+            return 10_000_000 + self.fixed.index(argument), ""
         if argument in _FIXED_SCALARS:
-            return 400 + _FIXED_SCALARS.index(argument), ""
+            return 30_000_000 + _FIXED_SCALARS.index(argument), ""
         if argument == self.target.generator.partition("=")[0]:
-            return (600 if "=" in self.target.generator else 1), ""
-        return 300, argument
+            return (50_000_000 if "=" in self.target.generator else 1), ""
+        return 20_000_000, argument
 
+    @cached_property
+    def _tensor_ranks(self) -> dict[str, int]:
+        return {self.names[name]: rank for rank, name in enumerate(self.equations.tensors)}
+
+    @cached_property
     def _parameters(self) -> dict[str, float | bool]:
         return {self.names[name]: value for name, value in self.equations.parameters.items()}
 
     def _signature(self, name: str, arguments: tuple[str, ...]) -> str:
-        parameters, default = self._parameters(), {self.target.generator.partition("=")[0]: self.target.generator}
+        parameters, default = self._parameters, {self.target.generator.partition("=")[0]: self.target.generator}
         shown = [f"{a}={constant(parameters[a])}" if a in parameters else default.get(a, a) for a in arguments]
         return f"{name}({', '.join(shown)})"
 
@@ -277,22 +283,17 @@ class _Emission:
         """What a runtime has to keep for the rule."""
         result = []
         learned = {e.target: e.role for e in self.equations.of("assign", "grad") if e.role != "init"}
+        readers: dict[str, set[str]] = {}
+        for equation in self.equations.equations:
+            for name in reads(equation.value):
+                readers.setdefault(name, set()).add(equation.target)
         for name, d in self.equations.tensors.items():
             spaces = tuple(str(space) for space in (d.type.source, d.type.target) if space is not None)
             space = ("p",) if d.type.kind == "parameter" else spaces
             learns = learned.get(name)
-            kept = self._feedback_only(name)
+            kept = "send" in readers.get(name, ()) and readers[name] <= {"send", name}
             result.append(Tensor(self.names[name], d.kind, space, learns, kept))  # type: ignore[arg-type]
         return tuple(result)
-
-    def _feedback_only(self, name: str) -> bool:
-        """Read by `send` and by its own updates alone."""
-        readers = {e.target for e in self.equations.equations if _reads_tensor(e.value, name)}
-        return "send" in readers and readers <= {"send", name}
-
-
-def _reads_tensor(node: Node, name: str) -> bool:
-    return any(part.op == "tensor" and part.attrs[0] == name for part in walk(node))
 
 
 def _unnamed(node: Node) -> Node:

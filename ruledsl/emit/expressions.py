@@ -40,6 +40,7 @@ _ON_NUMBERS = {
 }
 """Functions of Python numbers: parameters and sizes are numbers, not arrays."""
 
+DEEPEST = 25  # operations in one expression; what is nested more deeply gets lines of its own
 _COUNTERS = frozenset(("step", "epoch", "progress", "lr"))
 
 
@@ -59,6 +60,7 @@ class Writer:
         self.arguments: dict[str, None] = {}
         self.lines: list[tuple[str, str]] = []
         self._local: dict[int, str] = {}
+        self._numbers: dict[int, bool] = {}
         self._inside_sum = False
 
     # --- what a form may ask ---
@@ -75,12 +77,13 @@ class Writer:
 
     def is_number(self, node: Node) -> bool:
         """Whether the value is a Python number: made of constants, parameters and sizes alone."""
-        return node.type.kind == "scalar" and all(
-            part.op == "const"
-            or (part.op == "scalar" and part.attrs[0] not in _COUNTERS)
-            or (part.args and part.op not in ("count", "full_like") and part.type.kind == "scalar")
-            for part in walk(node)
-        )
+        waiting = [] if id(node) in self._numbers else walk(node)
+        for part in waiting:
+            number = part.op == "const" or (part.op == "scalar" and part.attrs[0] not in _COUNTERS)
+            computed = part.args and part.op not in ("count", "full_like")
+            number = number or bool(computed and all(self._numbers[id(arg)] for arg in part.args))
+            self._numbers[id(part)] = number and part.type.kind == "scalar"
+        return self._numbers[id(node)]
 
     def first_array(self, node: Node) -> str | None:
         """Some array that the value is made of, for its element type; None if there is none."""
@@ -111,21 +114,26 @@ class Writer:
     def name_shared(self, root: Node) -> None:
         """Give a line of its own to every value that the author named, and to those that are read twice."""
         readers: dict[int, int] = {}
-        order = [node for node in walk(root) if not self._hidden(node, root)]
+        indexed: set[int] = set()  # what differs from layer to layer inside `sum(k, ...)` has no line of its own
+        for node in walk(root):
+            leaf = node.op in ("signal", "tensor") and node.attrs[1]
+            if leaf or any(id(arg) in indexed for arg in node.args):
+                indexed.add(id(node))
+        order = [node for node in walk(root) if node is root or id(node) not in indexed]
+        depth: dict[int, int] = {}
         for node in order:
             for arg in node.args:
                 readers[id(arg)] = readers.get(id(arg), 0) + 1
         for node in order:
+            depth[id(node)] = 1 + max((depth.get(id(arg), 0) for arg in node.args), default=0)
             if node is root or not self._worth_a_name(node) or id(node) in self.terms:
                 continue
-            if node.name or readers.get(id(node), 0) > 1:
+            if node.name or readers.get(id(node), 0) > 1 or depth[id(node)] > DEEPEST:
+                depth[id(node)] = 0
                 text = self.write(node)
                 name = self._fresh(node.name or _NOUNS.get(node.op, node.op))
                 self._local[id(node)] = name
                 self.lines.append((name, text))
-
-    def _hidden(self, node: Node, root: Node) -> bool:
-        return any(part.op in ("signal", "tensor") and part.attrs[1] for part in walk(node)) and node is not root
 
     @staticmethod
     def _worth_a_name(node: Node) -> bool:

@@ -1,7 +1,7 @@
 """Bring every map into the orientation in which it is stored, so that `sign(W)` and `sign(W.T)` are one computation.
 
-Both orientations of a map are stored alike: a transpose is no work and leaves no trace in emitted code. What is computed
-elementwise in the other orientation is computed in the stored one, and its transpose taken.
+Both orientations of a map are stored alike: a transpose is no work and leaves no trace in emitted code. What is
+computed elementwise in the other orientation is computed in the stored one, and its transpose taken.
 """
 
 from __future__ import annotations

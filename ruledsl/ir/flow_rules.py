@@ -1,7 +1,7 @@
 """The flow rules of the operations: from the labels of the arguments to the labels of the result (DESIGN, section 4).
 
 A rule may ask `labels_of` for the labels of any node. Nothing here removes a label silently: `sign` weakens `value`
-to `sign`, a statistic weakens it to `norm`, and applying a map forwards leaves at the synapse what is the synapse's own.
+to `sign`, a statistic weakens it to `norm`, and applying a map forwards leaves behind what is the synapse's own.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ruledsl.ir.nodes import Attribute
-from ruledsl.ir.types import AXES, PER_UNIT, SCALAR, Space, Type, map_between, synapses_exist
+from ruledsl.ir.types import AXES, PER_UNIT, SCALAR, Axis, Space, Type, map_between, synapses_exist
 
 TypeRule = Callable[[Sequence[Type], Sequence[Attribute]], Type]
 
@@ -81,7 +81,8 @@ def application(types: Sequence[Type], attrs: Sequence[Attribute]) -> Type:
     if vector.axes == frozenset(("units",)):
         raise Mismatch("E0305", 1, found=vector.in_words)
     assert matrix.target is not None
-    axes = vector.axes | {"positions"} if matrix.target.name != "out" else vector.axes - {"positions"}
+    positions: frozenset[Axis] = frozenset(("positions",))
+    axes = vector.axes - positions if matrix.target.name == "out" else vector.axes | positions
     return Type("vector", target=matrix.target, axes=axes)
 
 
@@ -135,7 +136,7 @@ def reduction(types: Sequence[Type], attrs: Sequence[Attribute]) -> Type:
         raise Mismatch("E0314", None, axes=", ".join(a for a in AXES if a in type.axes))
     if axis not in type.axes:
         raise Mismatch("E0313", 0, axis=axis, found=type.in_words)
-    return Type("vector", target=type.target, axes=type.axes - {axis})  # type: ignore[operator]
+    return Type("vector", target=type.target, axes=type.axes - {axis})
 
 
 def per_neuron(types: Sequence[Type], attrs: Sequence[Attribute]) -> Type:

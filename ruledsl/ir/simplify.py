@@ -20,10 +20,7 @@ MOST_FACTORS = 16  # a product of more scalars is left as it is: they double whe
 
 _SCALARS = frozenset(ARITHMETIC) - {"mul", "div", "neg", "where"}  # these have canonical forms of their own
 
-ELEMENTWISE = frozenset(
-    ("add", "sub", "mul", "div", "pow", "neg", "relu", "sign", "abs", "exp", "log", "tanh", "sqrt", "min", "max")
-    + ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "where")
-)
+ELEMENTWISE = frozenset(ARITHMETIC)
 
 
 @dataclass

@@ -18,8 +18,8 @@ from ruledsl.errors import UserError
 from ruledsl.program import Program
 from ruledsl.reference import maps
 from ruledsl_jax import layouts, linear
-from ruledsl_jax.layer import layer
 from ruledsl_jax.initial import advanced, initialise, shape_of, slots
+from ruledsl_jax.layer import layer
 
 CLASSES = 4
 DFA = "direct_feedback_alignment"
