@@ -21,8 +21,8 @@ def _reduce(function: str, bound: str = "") -> Form:
         if node.attrs[0] is None:
             return f"{function}({value})"
         if node.attrs[0] == "positions":
-            return forms.over_positions(node.op, "jnp.sqrt", "jnp.square")(writer, node)
-        return f"{function}({value}, axis={_axis(node)}, keepdims=True){bound}"
+            return forms.flat(node, forms.over_positions(node.op, "jnp.sqrt", "jnp.square")(writer, node))
+        return forms.flat(node, f"{function}({value}, axis={_axis(node)}, keepdims=True){bound}")
 
     return form
 
@@ -84,7 +84,7 @@ BACKEND = Backend(
         "dphi": forms.activation,
         "apply": forms.applied(
             "jnp.tensordot({0}, {1}, axes={2})",
-            "{0}.reshape(len({0}), -1) @ {1}.reshape(len({1}), -1).T",
+            "({0}.reshape(len({0}), -1) @ {1}.reshape(len({1}), -1).T)",
         ),
         "outer": forms.outer("jnp.tensordot({0}, {1}, axes=([0], [0]))"),
         "dot": forms.dot,

@@ -59,8 +59,8 @@ def _reduce(method: str, options: str = "") -> Form:
         if node.attrs[0] is None:
             return f"{value}.{method}({options})"
         if node.attrs[0] == "positions":
-            return forms.over_positions(method, "torch.sqrt", "torch.square")(writer, node)
-        return f"{value}.{method}({_axis(node)}, keepdim=True{more})"
+            return forms.flat(node, forms.over_positions(method, "torch.sqrt", "torch.square")(writer, node))
+        return forms.flat(node, f"{value}.{method}({_axis(node)}, keepdim=True{more})")
 
     return form
 
@@ -68,8 +68,8 @@ def _reduce(method: str, options: str = "") -> Form:
 def _length(writer: Writer, node: Node) -> str:
     value = writer.write(node.args[0])
     if node.attrs[0] == "positions":
-        return forms.over_positions("length", "torch.sqrt", "torch.square")(writer, node)
-    return f"torch.linalg.vector_norm({value}, dim={_axis(node)}, keepdim=True).clamp(min=1e-6)"
+        return forms.flat(node, forms.over_positions("length", "torch.sqrt", "torch.square")(writer, node))
+    return forms.flat(node, f"torch.linalg.vector_norm({value}, dim={_axis(node)}, keepdim=True).clamp(min=1e-6)")
 
 
 def _count(writer: Writer, node: Node) -> str:
@@ -129,7 +129,7 @@ BACKEND = Backend(
         "where": _where,
         "phi": forms.activation,
         "dphi": forms.activation,
-        "apply": forms.applied("torch.tensordot({0}, {1}, dims={2})", "{0}.flatten(1) @ {1}.flatten(1).T"),
+        "apply": forms.applied("torch.tensordot({0}, {1}, dims={2})", "({0}.flatten(1) @ {1}.flatten(1).T)"),
         "outer": forms.outer("torch.tensordot({0}, {1}, dims=([0], [0]))"),
         "dot": forms.dot,
         "sq": forms.dot,

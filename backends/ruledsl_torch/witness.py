@@ -27,7 +27,7 @@ def witness(
     results = collect(program, phase, arguments)
     shapes = {"send": np.shape(values["x"])} if "x" in values else {}
     return {
-        name: np.broadcast_to(value.numpy(), shapes.get(name, np.shape(values.get(_target(name)))))
+        name: np.broadcast_to(np.asarray(value), shapes.get(name, np.shape(values.get(_target(name)))))
         for name, value in results.items()
     }
 

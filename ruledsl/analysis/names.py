@@ -106,9 +106,10 @@ def suggestion(name: str, candidates: Iterable[str]) -> str | None:
     """A help line for a misspelt name, or None when nothing is close."""
     if len(name) > LONGEST_NAME:
         return None
-    pool = sorted(set(candidates))
-    if len(pool) > MOST_CANDIDATES:
+    names = set(candidates)
+    if len(names) > MOST_CANDIDATES:
         return None
+    pool = sorted(names)
     by_case = [c for c in pool if c.lower() == name.lower()]
     close = by_case or difflib.get_close_matches(name, pool, n=1, cutoff=0.6)
     return f"did you mean `{close[0]}`?" if close else None

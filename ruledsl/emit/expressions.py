@@ -77,8 +77,10 @@ class Writer:
 
     def is_number(self, node: Node) -> bool:
         """Whether the value is a Python number: made of constants, parameters and sizes alone."""
-        waiting = [] if id(node) in self._numbers else walk(node)
-        for part in waiting:
+        if node.type.kind != "scalar":
+            return False
+        known = all(id(arg) in self._numbers for arg in node.args)
+        for part in [node] if known else walk(node):
             number = part.op == "const" or (part.op == "scalar" and part.attrs[0] not in _COUNTERS)
             computed = part.args and part.op not in ("count", "full_like")
             number = number or bool(computed and all(self._numbers[id(arg)] for arg in part.args))

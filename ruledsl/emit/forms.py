@@ -111,6 +111,16 @@ def number(writer: Writer, node: Node) -> str:
     return f"{text}.0" if text.lstrip("-").isdigit() else text
 
 
+def flat(node: Node, text: str) -> str:
+    """A reduction that leaves one number per unit has the shape of a bias, and one that leaves a single number none.
+
+    All other reductions keep the axes of an activity, with size one.
+    """
+    if node.type.axes == PER_UNIT:
+        return f"{text}.reshape(-1)"
+    return text if node.type.axes else f"{text}.reshape(())"
+
+
 def units_axis(node: Node) -> str:
     """Whether the units of the argument stand first: in one number per unit they do."""
     return "0" if node.args[0].type.axes == PER_UNIT else "1"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 WIDTH = 110
+_EMPTY_CALLS = re.compile(r"(\.\w+(\(\))?)+$")
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -27,6 +30,10 @@ def _broken(expression: str, indent: int, used: int) -> list[str]:
             inner = _broken(part, indent + 4, 0)
             lines += [f"{pad}{inner[0]}", *inner[1:]]
         return [*lines, f"{' ' * indent})"]
+    tail = _EMPTY_CALLS.search(expression)
+    if tail:  # `(...).sum()`: there is nothing to break inside the last brackets
+        lines = _broken(expression[: tail.start()], indent, used + len(tail[0]))
+        return [*lines[:-1], lines[-1] + tail[0]]
     start = _last_call(expression)
     if start is None:
         return [expression]

@@ -71,7 +71,15 @@ def sign_of(node: Node, labels_of: LabelsOf, reader: Node) -> Labels:
     from ruledsl.ir.operations import OPERATIONS
 
     signs: dict[int, Labels] = {}
-    for part in walk(node):
+    waiting = [node]
+    while waiting:
+        part = waiting[-1]
+        through = part.op == "where" or (part.op in OPERATIONS and OPERATIONS[part.op].sign_determined)
+        missing = [arg for arg in part.args if through and id(arg) not in signs]
+        if missing:
+            waiting += missing
+            continue
+        waiting.pop()
         leaf = part.args[0] if part.op == "transpose" else part
         if leaf.op == "tensor":
             # The sign of a state says more of what went into it than that one's sign: `s <- W - 1` compares W with 1.
@@ -79,7 +87,7 @@ def sign_of(node: Node, labels_of: LabelsOf, reader: Node) -> Labels:
         elif part.op == "where":
             condition, then, otherwise = part.args
             signs[id(part)] = join((labels_of(condition), signs[id(then)], signs[id(otherwise)]))
-        elif part.op in OPERATIONS and OPERATIONS[part.op].sign_determined:
+        elif through:
             signs[id(part)] = join(signs[id(arg)] for arg in part.args)
         else:
             signs[id(part)] = labels_of(part)

@@ -91,13 +91,15 @@ def compare(
     if precision == "float32":
         values = {name: _rounded(value) for name, value in values.items()}
     found: list[Deviation] = []
+    named = python_names(program, lowered)
     for phase in dict.fromkeys(f.phase for f in program.functions):
         if phase == INIT:
             continue
         expected = reference_results(lowered, phase, geometry, values)
         coarse = reference_results(lowered, phase, geometry, values, np.float32)
         shaken = reference_results(lowered, phase, geometry, _shaken(values, seed), np.float64)
-        results = witness(program, phase, geometry, values, precision)
+        results = witness(program, phase, geometry, renamed(values, named), precision)
+        expected, coarse, shaken = (_outputs(r, named) for r in (expected, coarse, shaken))
         for output in sorted(expected.keys() | results.keys()):
             missing = output not in expected or output not in results
             amount = float("inf") if missing else deviation(results[output], expected[output])
@@ -108,6 +110,26 @@ def compare(
                 allowed = max(allowed, conditioning * (1 if precision == "float32" else _FINER))
             found.append(Deviation(phase, output, str(geometry), amount, allowed))
     return found
+
+
+def python_names(program: Program, equations: Equations) -> dict[str, str]:
+    """What a rule's tensors and parameters are called in the emitted module, where Python has taken their names."""
+    tensors = zip(equations.tensors, (tensor.name for tensor in program.tensors), strict=True)
+    return {**dict(tensors), **dict(zip(equations.parameters, program.parameters, strict=True))}
+
+
+def renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Values by the names of the emitted module."""
+    return {names.get(name, name): value for name, value in values.items()}
+
+
+def _outputs(results: Results, names: Mapping[str, str]) -> Results:
+    """`next shape` is the output of what the module calls `shape_`."""
+    split = {output: output.split(" ") for output in results}
+    return {
+        " ".join([words[0], names.get(words[1], words[1]), *words[2:]]) if len(words) > 1 else output: results[output]
+        for output, words in split.items()
+    }
 
 
 def _rounded(value: Any) -> Any:
