@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -77,7 +78,8 @@ def simplify(equations: Equations) -> Equations:
 def check_text(text: Text, fallback: Lookup, known: Callable[[], list[str]]) -> tuple[list[Checked], list[Diagnostic]]:
     """Every definition of a text, and the diagnostics that belong to none of them (those of the grammar).
 
-    A definition with a syntax error in it is not checked any further: half of it would be missing.
+    A definition with a syntax error in it lacks the statements that could not be read: of what is found in the rest, only
+    that is reported which they can't be the reason of.
     """
     file, syntax = parse(text)
     library = Library(file, text, fallback, known)
@@ -88,9 +90,30 @@ def check_text(text: Text, fallback: Lookup, known: Callable[[], list[str]]) -> 
         if definition.name.id in seen:
             twice.add("E0226", definition.name.span, name=definition.name.id)
         seen.add(definition.name.id)
-        if not any(_inside(d.span, definition.span) for d in syntax if d.severity == "error"):
+        unread = [d for d in syntax if d.severity == "error" and _inside(d.span, definition.span)]
+        if unread:
+            syntax += _surely_wrong(Found(definition, text), library, unread)
+        else:
             checked.append(check(Found(definition, text), library))
     return checked, [*syntax, *twice.found]
+
+
+_SURE = ("E0202", "E0203", "E0204", "E0210", "E0217", "E0218", "E0320", "E0318")
+"""Mistakes that no other statement can mend."""
+
+
+def _surely_wrong(found: Found, library: Library, unread: list[Diagnostic]) -> list[Diagnostic]:
+    """Mistakes in the readable statements: certain ones, and unknown names that no unread line mentions."""
+    diagnostics = Diagnostics(found.text)
+    check_types(resolve(found, library, diagnostics), {}, diagnostics)
+    lines = [line for d in unread for line in found.text.content.split("\n")[d.span.line - 1 : d.span.end_line]]
+    words = set(re.findall(r"\w+", " ".join(lines)))
+
+    def sure(diagnostic: Diagnostic) -> bool:
+        name = Place(diagnostic.span, found.text).snippet
+        return diagnostic.code in _SURE or (diagnostic.code == "E0201" and name not in words)
+
+    return [d for d in diagnostics.sorted() if d.text is found.text and sure(d)]
 
 
 def _inside(inner: Span, outer: Span) -> bool:

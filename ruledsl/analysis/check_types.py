@@ -205,7 +205,8 @@ class _Checker:
         assert isinstance(item, tree.Declaration)
         type = self._type(item.type, text)
         if type is None:
-            type = Type("map", PRE, POST) if item.type.source else SCALAR
+            self.scope.untyped.add(item.name.id)
+            type = SCALAR
         self.scope.declared[item.name.id] = type
         if type.source and type.source.index:
             self.scope.families.add(item.name.id)

@@ -65,6 +65,7 @@ class Scope:
     text: Text
     declared: dict[str, Type] = field(default_factory=dict)
     families: set[str] = field(default_factory=set)
+    untyped: set[str] = field(default_factory=set)  # declared with a type that there is not
     scalars: set[str] = field(default_factory=set)
     constants: dict[str, float | bool] = field(default_factory=dict)
     lets: dict[str, Lazy] = field(default_factory=dict)
@@ -186,6 +187,8 @@ class Scope:
             return nodes.const(self.constants[name], place=place)
         if name in self.scalars:
             return nodes.scalar(name, place)
+        if name in self.untyped:
+            return None
         if name in self.families:
             self._fail("E0219", expr.span, name=name)
             return None
@@ -245,6 +248,8 @@ class Scope:
     def _indexed(self, expr: tree.Index, place: Place) -> Node | None:
         self.used.add(expr.id)
         known = (expr.id == "delta" and self.kind == "rule") or expr.id in self.families
+        if expr.id in self.untyped:
+            return None
         if not known:
             if expr.id in self._known():
                 self._fail("E0221", expr.span, name=expr.id)
