@@ -21,6 +21,24 @@ settings.register_profile("ruledsl", deadline=None, derandomize=True, print_blob
 settings.load_profile("ruledsl")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
+    """`golden(path, text)`: the file holds exactly this text; `pytest --update-golden` writes it."""
+
+    def compare(path: Path, text: str) -> None:
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.is_file(), f"{path} is missing: run pytest --update-golden, and read what it writes"
+        assert text == path.read_text(encoding="utf-8")
+
+    return compare
+
+
 @pytest.fixture(scope="session")
 def dataset_folder() -> Callable[[str], Path]:
     """`dataset_folder("mnist")` is that folder in $RULEDSL_DATA; where there is none, the test is skipped."""

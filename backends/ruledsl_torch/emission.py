@@ -39,6 +39,8 @@ def _bounded(function: str, side: str) -> Form:
 
 def _where(writer: Writer, node: Node) -> str:
     condition, then, otherwise = forms.arguments(writer, node)
+    if writer.is_number(node.args[0]):
+        condition = f"torch.tensor({condition})"
     if all(writer.is_number(arg) for arg in node.args[1:]):
         # Two numbers say nothing of the element type: it is that of what the condition is about.
         array = writer.first_array(node.args[0])

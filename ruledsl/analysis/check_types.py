@@ -215,6 +215,8 @@ class _Checker:
         item, text = located
         assert isinstance(item, tree.Declaration)
         name, type, scope = item.name.id, self.scope.declared[item.name.id], self.scope.at(text)
+        if name in self.scope.untyped:
+            return
         if not item.random and (item.kind in ("weight", "fresh") or name in self.scope.families):
             help = "write `~ normal(0, 1)`, for example; `fixed` and `state` can start from an expression"
             help = "a map for every layer downstream starts from one" if name in self.scope.families else help
@@ -337,6 +339,8 @@ class _Checker:
     def _target(self, target: tree.Ident, text: Text, kinds: tuple[str, ...]) -> Type | None:
         """The type of something that can be changed, or None after reporting why it cannot."""
         name = target.id
+        if name in self.scope.untyped:
+            return None
         if self.kind == "optimizer" and name == "p":
             return PARAMETER
         if self.kind != "optimizer" and name in names.FORWARD:
@@ -350,9 +354,9 @@ class _Checker:
             if located.item.name.id == name:
                 if located.item.kind in kinds:
                     return self.scope.declared[name]
-                means = {"fixed": "fixed: it keeps its first value", "fresh": "drawn anew at every step"}
+                means = {"fixed": "fixed, and keeps its first value", "fresh": "drawn anew at every step"}
                 advice = {"fixed": "declare it as `weight` or `state`", "fresh": None}.get(located.item.kind)
-                meaning = means.get(located.item.kind, f"a {located.item.kind}: only `<-` changes it")
+                meaning = means.get(located.item.kind, f"a {located.item.kind}, which only `<-` changes")
                 self._add("E0214", target.span, text, advice, name=name, changed="changed", meaning=meaning)
                 return None
         known = [*self.scope.declared, *(names.FORWARD if self.kind != "optimizer" else ["p"])]
@@ -417,6 +421,11 @@ class _Checker:
         energy = scope.expression(item.energy)
         targets: list[str] = []
         for over in item.over:
+            found = next((i.kind for i, _ in self.flat.of(tree.Declaration) if i.name.id == over.id), "weight")  # type: ignore[union-attr]
+            if found != "weight":
+                article = "a " if found == "state" else ""
+                self._add("E0402", over.span, scope.text, name=over.id, found=f"{article}{found}")
+                continue
             known = self._target(over, scope.text, ("weight",))
             if over.id in targets:
                 self._add("E0215", over.span, scope.text, what=f"`{over.id}`")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ruledsl.analysis.flow import Ledger
+from ruledsl.analysis.flow import Entry, Ledger
 from ruledsl.analysis.names import SIGNALS, suggestion
 from ruledsl.analysis.resolve import Located
 from ruledsl.analysis.typed import TypedRule
@@ -30,13 +30,17 @@ def check_contract(rule: TypedRule, equations: Equations, ledger: Ledger, diagno
     """Every entry allowed and none forbidden; an allowance that nothing needs is a warning."""
     blocks = rule.flat.of(tree.Locality)
     clauses: list[tuple[tree.Clause, str]] = []
+    misspelt: list[tree.Clause] = []
     needed: set[int] = set()
     for located in blocks:
         assert isinstance(located.item, tree.Locality)
         for clause in located.item.clauses:
             if flow := _flow(clause, located, equations, diagnostics):
                 clauses.append((clause, flow))
+            else:
+                misspelt.append(clause)
     sinks = {e.target for e in equations.equations if e.role != "drive"}
+    misspelt += [clause for clause, _ in clauses if clause.sink and clause.sink.id not in sinks]
     told: set[tuple[str, str]] = set()  # what happens twice, in two phases for example, needs one allowance
     for entry in ledger:
         why = _WHY[entry.channel].format(source=_in_words(entry.source), term=entry.term)
@@ -47,7 +51,8 @@ def check_contract(rule: TypedRule, equations: Equations, ledger: Ledger, diagno
             if clause.verb == "forbid" and (entry.flow, entry.sink) not in told:
                 values = {"channel": entry.flow, "sink": entry.sink, "why": why}
                 diagnostics.add("E0502", place.span, text=place.text, **values)
-        if not matching and (entry.flow, entry.sink) not in told:
+        excused = any(_meant(clause, entry) for clause in misspelt)
+        if not matching and not excused and (entry.flow, entry.sink) not in told:
             allowance = f"allow {entry.flow} -> {entry.sink}"
             help = f"if the rule is meant to need this, say so: `locality {{ {allowance} }}`"
             values = {"channel": entry.flow, "sink": entry.sink, "why": why}
@@ -70,6 +75,13 @@ def check_contract(rule: TypedRule, equations: Equations, ledger: Ledger, diagno
 def _switchable(rule: TypedRule) -> bool:
     """With static parameters, an allowance can be for another setting than the one at hand."""
     return any(parameter.static for parameter in rule.parameters.values())
+
+
+def _meant(clause: tree.Clause, entry: Entry) -> bool:
+    """Whether a clause with a mistake in it was meant for an entry: one message for it is enough."""
+    channel, _, axis = entry.channel.rstrip(")").partition("(")
+    alike = [clause.channel.id == channel, clause.argument.id in (axis, entry.source.partition("[")[0])]
+    return clause.verb == "allow" and sum([*alike, clause.sink is None or clause.sink.id == entry.sink]) >= 2
 
 
 def _in_words(source: str) -> str:

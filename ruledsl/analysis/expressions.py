@@ -15,7 +15,7 @@ from ruledsl.diagnostics import Diagnostics, Text
 from ruledsl.ir import nodes
 from ruledsl.ir.constants import NoValue, Value, value_of
 from ruledsl.ir.nodes import Attribute, Node, Place
-from ruledsl.ir.operations import typed
+from ruledsl.ir.operations import make, typed
 from ruledsl.ir.rules_of_types import Mismatch
 from ruledsl.ir.types import AXES, PARAMETER, POST, SCALAR, Type, activity
 from ruledsl.language import tree
@@ -38,6 +38,7 @@ _BINARY = {
 }
 
 
+_OF_POSITIONS = ("apply", "outer")
 DEEPEST = 100  # names that are defined by names that are defined by ...
 
 
@@ -69,7 +70,7 @@ class Scope:
     scalars: set[str] = field(default_factory=set)
     constants: dict[str, float | bool] = field(default_factory=dict)
     lets: dict[str, Lazy] = field(default_factory=dict)
-    typed_lets: dict[int, Node | None] = field(default_factory=dict)
+    typed_lets: dict[int, tuple[Lazy, Node | None]] = field(default_factory=dict)
     typing: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
     known: dict[int, tuple[Node, Value]] = field(default_factory=dict)  # the nodes whose value is a constant
@@ -137,7 +138,7 @@ class Scope:
     ) -> Node | None:
         """The operation on typed arguments; reports a mismatch at the operand that does not fit."""
         try:
-            node = typed(op, args, attrs, place)
+            node = typed(op, tuple(_everywhere(arg) for arg in args) if op in _OF_POSITIONS else args, attrs, place)
         except Mismatch as mismatch:
             whole = op in ("add", "sub", "mul", "div", "pow", "lt", "le", "gt", "ge", "eq", "ne", "where")
             whole = whole and mismatch.code == "E0301"
@@ -224,7 +225,7 @@ class Scope:
     def _let(self, let: Lazy) -> Node | None:
         key = id(let)
         if key in self.typed_lets:
-            return self.typed_lets[key]
+            return self.typed_lets[key][1]
         if let.ident.id in self.typing:
             path = [*self.typing[self.typing.index(let.ident.id) :], let.ident.id]
             self.diagnostics.add("E0209", let.ident.span, text=let.text, name=let.ident.id, cycle=" -> ".join(path))
@@ -242,7 +243,7 @@ class Scope:
             node = replace(node, name=let.ident.id)
             if value is not None:
                 self.known[id(node)] = node, value
-        self.typed_lets[key] = node
+        self.typed_lets[key] = let, node  # the key is its id, which must not be used again
         return node
 
     def _indexed(self, expr: tree.Index, place: Place) -> Node | None:
@@ -424,6 +425,16 @@ class Scope:
                 self._fail("E0211", span, name=name, value=f"{value:g}", interval=interval)
                 return False
         return True
+
+
+def _everywhere(value: Node) -> Node:
+    """What has been averaged over positions, at every position: a map takes whole activities."""
+    space = value.type.target
+    if value.type.axes != {"batch", "units"} or space is None or space.name == "out":
+        return value
+    name = "delta" if space.index else {"pre": "x", "post": "u"}[space.name]
+    like = nodes.signal(name, activity(space), space.index, value.place)
+    return make("mul", make("full_like", like, 1.0, like=value), value, like=value)
 
 
 def _short(written: str) -> str:

@@ -176,7 +176,8 @@ def _sources_first(equations: Equations) -> list[Equation]:
             elif id(equation) not in seen:
                 seen.add(id(equation))
                 waiting.append((equation, True))
-                waiting += [(writer, False) for name in sorted(reads(equation.value)) for writer in writers.get(name, [])]
+                names = sorted(reads(equation.value))
+                waiting += [(writer, False) for name in names for writer in writers.get(name, [])]
     return list(ordered.values())
 
 

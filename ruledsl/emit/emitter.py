@@ -131,8 +131,9 @@ class _Emission:
     def _explain(self, failure: Unwritable) -> Diagnostic:
         place = failure.node.place
         span, text = (place.span, place.text) if place else (Span(1, 1, 1, 1), self.rule.checked.text)
-        values = {"backend": self.target.name, "construct": failure.construct or f"`{show(failure.node)}`"}
-        return report("E0601", span, text=text, **values)
+        if failure.construct is None:
+            return report("E0602", span, text=text, backend=self.target.name, operation=failure.node.op)
+        return report("E0601", span, text=text, backend=self.target.name, construct=failure.construct)
 
     def _collect(
         self,
@@ -183,7 +184,8 @@ class _Emission:
         if phase not in (TASK, INIT):
             words = phase.replace(AFTER_STEP, "after").replace(": ", "_").replace(" ", "_")
             name += f"_{words}"
-        if role == "grad" and what.optimizer != TASK and phase == TASK:
+        alike = [e for e in self.equations.of("grad", phase=phase) if e.target == what.target]
+        if role == "grad" and what.optimizer != TASK and (phase == TASK or len(alike) > 1):
             name += f"_by_{what.optimizer}"
         return self.names.give(f"function {name} {phase}", name)
 

@@ -87,10 +87,17 @@ class Writer:
             self._numbers[id(part)] = number and part.type.kind == "scalar"
         return self._numbers[id(node)]
 
+    def _is_choice(self, node: Node) -> bool:
+        """Whether a number decides between two values of one shape: two numbers, or two arrays of the same type."""
+        condition, *branches = node.args
+        numbers = [self.is_number(branch) for branch in branches]
+        alike = all(branch.type == node.type for branch in branches)
+        return self.is_number(condition) and alike and numbers[0] == numbers[1]
+
     def first_array(self, node: Node) -> str | None:
         """Some array that the value is made of, for its element type; None if there is none."""
         for part in walk(node):
-            if part.op in ("tensor", "signal") and part.type.kind != "scalar":
+            if part.op in ("tensor", "signal") and part.type.kind != "scalar" and not part.attrs[1]:
                 return self.write(part)
         return None
 
@@ -117,15 +124,17 @@ class Writer:
         """Give a line of its own to every value that the author named, and to those that are read twice."""
         readers: dict[int, int] = {}
         indexed: set[int] = set()  # what differs from layer to layer inside `sum(k, ...)` has no line of its own
-        for node in walk(root):
+        written = list(walk(root, until=self.terms))
+        for node in written:
             leaf = node.op in ("signal", "tensor") and node.attrs[1]
-            if leaf or any(id(arg) in indexed for arg in node.args):
+            if leaf or (node.op != "sum_k" and any(id(arg) in indexed for arg in node.args)):
                 indexed.add(id(node))
-        order = [node for node in walk(root) if node is root or id(node) not in indexed]
+        order = [node for node in written if node is root or id(node) not in indexed]
         depth: dict[int, int] = {}
         for node in order:
             for arg in node.args:
-                readers[id(arg)] = readers.get(id(arg), 0) + 1
+                twice = node.op in ("dot", "sq") and arg is node.args[0]  # the size of its batch is read as well
+                readers[id(arg)] = readers.get(id(arg), 0) + (2 if twice else 1)
         for node in order:
             depth[id(node)] = 1 + max((depth.get(id(arg), 0) for arg in node.args), default=0)
             if node is root or not self._worth_a_name(node) or id(node) in self.terms:
@@ -176,7 +185,7 @@ class Writer:
             case "and" | "or" | "not" if self.is_number(node):
                 words = [self.write(arg, ATOM) for arg in node.args]
                 return (f"not {words[0]}" if node.op == "not" else f" {node.op} ".join(words)), CHOICE
-            case "where" if self.is_number(node.args[0]):
+            case "where" if self._is_choice(node):
                 condition, then, otherwise = (self.argument(node, i, COMPARISON) for i in range(3))
                 return f"{then} if {condition} else {otherwise}", CHOICE
         if node.op in _INFIX:

@@ -6,6 +6,8 @@ import re
 
 WIDTH = 110
 _EMPTY_CALLS = re.compile(r"(\.\w+(\(\))?)+$")
+_SUMS = (" + ", " - ", " if ", " else ")
+_PRODUCTS = (" * ", " / ", " & ", " | ")
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -23,7 +25,9 @@ def _broken(expression: str, indent: int, used: int) -> list[str]:
     if indent + used + len(expression) <= WIDTH:
         return [expression]
     pad = " " * (indent + 4)
-    parts = _split(expression, (" + ", " - ", " if ", " else "))
+    parts = _split(expression, _SUMS)
+    if len(parts) == 1 and len(_split(expression, _PRODUCTS)) > 1:
+        parts = _split(expression, _PRODUCTS)
     if len(parts) > 1:
         lines = ["("]
         for part in parts:
@@ -41,6 +45,9 @@ def _broken(expression: str, indent: int, used: int) -> list[str]:
     arguments = _split(inside, (" for ",) if _comprehension(inside) else (", ",))
     called = start > 0 and (expression[start - 1].isalnum() or expression[start - 1] in "_])")
     if not called:
+        if start == 0 and len(_split(inside, _SUMS)) > 1:
+            inner = _broken(inside, indent, WIDTH)  # which puts brackets around it
+            return [head[:-1] + inner[0], *inner[1:]]
         inner = _broken(inside, indent + 4, 0)
         return [head, f"{pad}{inner[0]}", *inner[1:], f"{' ' * indent})"]
     lines = [head]

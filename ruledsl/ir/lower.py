@@ -142,7 +142,7 @@ def _update(role: str, target: str, optimizer: str, own: list[Update], phase: Ty
 
 def _stored(value: Node, type: Type) -> Node:
     """An activity that is stored per neuron is summed over batch and positions, as `outer` is."""
-    if type.kind == "vector" and value.type.kind == "vector" and value.type.axes != type.axes:
+    if type.kind == "vector" and value.type.kind == "vector" and not value.type.axes <= type.axes:
         return make("summed", value, like=value)
     return value
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,8 +89,8 @@ def tensor(name: str, type: Type, index: str | None = None, place: Place | None 
     return Node("tensor", (), (name, index), type, place)
 
 
-def walk(*roots: Node) -> Iterator[Node]:
-    """Every node below the roots, arguments before their readers, each once."""
+def walk(*roots: Node, until: Container[int] = ()) -> Iterator[Node]:
+    """Every node below the roots, arguments before their readers, each once; nothing below those with an id in `until`."""
     seen: set[int] = set()
     for root in roots:
         stack: list[tuple[Node, bool]] = [(root, False)]
@@ -101,7 +101,8 @@ def walk(*roots: Node) -> Iterator[Node]:
             elif id(node) not in seen:
                 seen.add(id(node))
                 stack.append((node, True))
-                stack.extend((argument, False) for argument in reversed(node.args))
+                if id(node) not in until:
+                    stack.extend((argument, False) for argument in reversed(node.args))
 
 
 def rewrite(root: Node, rule: Callable[[Node, tuple[Node, ...]], Node], memo: dict[int, Node] | None = None) -> Node:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import ruledsl.ir.rules_of_types as rules
 from ruledsl.ir import flow_rules as flows
 from ruledsl.ir.nodes import Attribute, Node, Place, const, scalar
-from ruledsl.ir.types import PER_UNIT, POST, SCALAR, Type
+from ruledsl.ir.types import PER_UNIT, POST, PRE, SCALAR, Type
 
 Cotangents = Sequence[Node | None]
 Derivative = Callable[[Node, Node], Cotangents]
@@ -123,7 +123,10 @@ def _where(node: Node, g: Node) -> Cotangents:
 
 def _apply(node: Node, g: Node) -> Cotangents:
     matrix, vector = node.args
-    over_matrix = make("outer", g, vector, attrs=(None,)) if "batch" in vector.type.axes else None
+    if "batch" in vector.type.axes:
+        over_matrix = make("outer", g, vector, attrs=(None,))
+    else:  # an average over the batch: one example, whose mean is its sum
+        over_matrix = Node("outer", (g, vector), ("batch",), matrix.type)
     return [over_matrix, make("apply", make("transpose", matrix), g)]
 
 
@@ -133,7 +136,7 @@ def _outer(node: Node, g: Node) -> Cotangents:
     if node.attrs[0] is None:
         return [to_after, to_before]
     size = make("count", after, attrs=("batch",))
-    if node.attrs[0] == "all" and str(after.type.target) != "out":
+    if node.attrs[0] == "all" and {after.type.target, before.type.target} == {PRE, POST}:
         kernel = after if after.type.target == POST else before
         size = make("mul", size, make("count", kernel, attrs=("positions",)))
     return [make("div", to_after, size), make("div", to_before, size)]

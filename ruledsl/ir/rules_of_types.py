@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ruledsl.ir.nodes import Attribute
-from ruledsl.ir.types import AXES, PER_UNIT, SCALAR, Axis, Space, Type, map_between, synapses_exist
+from ruledsl.ir.types import AXES, OUT, PER_UNIT, SCALAR, Axis, Space, Type, map_between, synapses_exist
 
 TypeRule = Callable[[Sequence[Type], Sequence[Attribute]], Type]
 
@@ -78,7 +78,7 @@ def application(types: Sequence[Type], attrs: Sequence[Attribute]) -> Type:
         raise Mismatch("E0305", 1, found=vector.in_words)
     if vector.target != matrix.source:
         raise Mismatch("E0306", 1, source=matrix.source, target=matrix.target, found=vector.in_words)
-    if vector.axes == frozenset(("units",)):
+    if vector.axes == PER_UNIT or (matrix.target == OUT and "batch" not in vector.axes):
         raise Mismatch("E0305", 1, found=vector.in_words)
     assert matrix.target is not None
     positions: frozenset[Axis] = frozenset(("positions",))
@@ -153,7 +153,9 @@ def like_first(types: Sequence[Type], attrs: Sequence[Attribute]) -> Type:
     """`full_like(v, c)`: the type of v."""
     if types[1].kind != "scalar" or types[1].boolean:
         raise Mismatch("E0315", 1, found=types[1].in_words)
-    return types[0].number
+    if types[0].boolean:
+        raise Mismatch("E0302", 0, found=types[0].in_words)
+    return types[0]
 
 
 def same(types: Sequence[Type], attrs: Sequence[Attribute]) -> Type:

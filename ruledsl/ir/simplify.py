@@ -131,6 +131,8 @@ class Simplifier:
                 return self._mean(args[0], attrs, type, place)
             case "dot" if args[0] is args[1]:
                 return self.make("sq", (args[0],), (), type, place)
+            case "full_like" if type.kind == "scalar":
+                return args[1]
             case "full_like" if args[0].op == "full_like":
                 return self.make("full_like", (args[0].args[0], args[1]), (), type, place)
             case "sum_k" if args[0].constant == 0 and type.kind == "scalar":

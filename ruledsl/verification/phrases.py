@@ -196,7 +196,12 @@ class Phrases:
     def _apply(self, source: Space, target: Space, depth: int) -> str:
         kind = map_between(source, target)
         shallow = 0 if self.chance(0.6) else depth - 1
-        return f"({self.map(kind, shallow)} @ {self.vector(activity(source), depth - 1)})"
+        vector = self.vector(activity(source), depth - 1)
+        if source != OUT and self.chance(0.1):
+            return f"({self.map(kind, shallow)} @ mean({vector}, positions))"
+        if source != OUT and self.chance(0.1):  # an average, and no activity of this batch, unless something is added
+            return f"({self.map(kind, shallow)} @ mean({vector}, batch) + {self.vector(activity(target), 0)})"
+        return f"({self.map(kind, shallow)} @ {vector})"
 
     def _gathered(self, depth: int) -> str:
         """`sum(k, ...)` over the layers downstream."""
@@ -267,6 +272,9 @@ class Phrases:
     def _outer(self, type: Type, depth: int) -> str:
         assert type.source is not None and type.target is not None
         after, before = (self.vector(activity(space), depth - 1) for space in (type.target, type.source))
+        if self.chance(0.1):
+            before = before if type.source == OUT else f"std({before}, positions)"
+            after = after if type.target == OUT else f"mean({after}, positions)"
         return f"outer({after}, {before}{self.random.choice(('', ', mean=batch', ', mean=all'))})"
 
     # --- optimizers ---

@@ -280,11 +280,16 @@ def _term(body: _Body, phrases: Phrases, name: str, type: Type) -> str:
     spaces = phrases._spaces()
     if source in spaces and target in spaces:
         h, f = f"{name} @ {phrases.vector(activity(source), 1)}", phrases.vector(activity(target), 1)
+        over = target
         if body.chance(0.5):
+            over = source
             h, f = f"{name}.T @ {phrases.vector(activity(target), 1)}", phrases.vector(activity(source), 1)
         wraps = ("{}", "{}", "relu({})", "center({}, batch)", "normalize({}, units)", "tanh({})", "abs({})")
         wraps += ("max({}, 0.1)", "clip({}, -1.2, 1.7)", "({}) ** 2", "({}) / (1 + abs({}))", "exp(tanh({}))")
-        wraps += ("center({}, units)", "if {} > 0.2 then {} else 0.1", "phi({})" if f and target == POST else "{}")
+        wraps += ("center({}, units)", "if {} > 0.2 then {} else 0.1", "phi({})" if over == POST else "{}")
+        if OUT not in (source, target) and body.chance(0.1):
+            h = h.replace(" @ ", " @ mean(", 1) + ", batch)"
+            return body.random.choice((f"sq({h})", f"dot({h}, {f})", f"sq(tanh({h}))"))
         h = body.random.choice(wraps).replace("{}", h)
         forms += [f"-dot({f}, {h})", f"sq({h})", f"dot({h}, {f})", f"sq(mean({h}, batch))", f"sq({h} - {f})"] * 2
         forms += [f"sq(std({h}, batch))", f"dot({f}, mean({h}, units) * {f})"]
