@@ -47,6 +47,7 @@ class Tensor:
             `out` as [classes, *space]; maps from `post[k]` as one [*post of layer k, *pre] per layer k downstream.
     learns  `grad`: it has a pseudo-gradient (a parameter of the layer); `assign`: `<-` stores it; None: it stays
     feedback_only  read by nothing but `send` and its own updates: a layer that sends to nobody need not learn it
+    own_decay      its pseudo-gradient has a term `c * P` of its own: no optimizer decays it too
     """
 
     name: str
@@ -54,6 +55,7 @@ class Tensor:
     space: tuple[str, ...]
     learns: Literal["grad", "assign"] | None = None
     feedback_only: bool = False
+    own_decay: bool = False
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,9 @@ def test_what_is_emitted_passes_ruff(tmp_path: Path) -> None:
     for rule in everything:
         for name in BACKENDS:
             (tmp_path / f"{name}_{rule.name}.py").write_text(rule.compile(name).source, encoding="utf-8")
-    command = [sys.executable, "-m", "ruff", "check", "--config", str(HERE.parent / "pyproject.toml"), str(tmp_path)]
-    ruff = subprocess.run(command, capture_output=True, text=True)
+    config = str(HERE.parent / "pyproject.toml")
+    command = [sys.executable, "-m", "ruff", "check", "--config", config, "--ignore", "SIM300", str(tmp_path)]
+    ruff = subprocess.run(command, capture_output=True, text=True)  # SIM300 takes `B`, a matrix, for a constant
     assert ruff.returncode == 0, ruff.stdout
 
 

@@ -9,11 +9,19 @@ from ruledsl_torch.emission import BACKEND
 
 if TYPE_CHECKING:
     from ruledsl_torch.conversion import convert as convert
+    from ruledsl_torch.optimization import optimizer as optimizer
     from ruledsl_torch.record import observe as observe
+    from ruledsl_torch.routing import optimizers as optimizers
     from ruledsl_torch.steps import advance as advance
 
-_ROOMS = {"advance": "ruledsl_torch.steps", "convert": "ruledsl_torch.conversion", "observe": "ruledsl_torch.record"}
-__all__ = ["BACKEND", "advance", "convert", "observe"]
+_ROOMS = {
+    "advance": "ruledsl_torch.steps",
+    "convert": "ruledsl_torch.conversion",
+    "observe": "ruledsl_torch.record",
+    "optimizer": "ruledsl_torch.optimization",
+    "optimizers": "ruledsl_torch.routing",
+}
+__all__ = ["BACKEND", "advance", "convert", "observe", "optimizer", "optimizers"]
 
 
 def __getattr__(name: str) -> Any:

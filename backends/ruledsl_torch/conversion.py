@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ruledsl.errors import UserError, suggest
-from ruledsl.program import Program
+from ruledsl.program import Program, Schedule
 from ruledsl_torch.direct import directed
 from ruledsl_torch.initial import Shapes, initial_tensors
 from ruledsl_torch.layers import Phi, RuleConv2d, RuleLayer, RuleLinear
 from ruledsl_torch.linear import symmetric_padding
-from ruledsl_torch.plan import Plan
+from ruledsl_torch.plan import ConstraintPlan, Plan
 from ruledsl_torch.record import Record
 from ruledsl_torch.rehearsal import Seen, rehearse
 from ruledsl_torch.steps import draw_fresh
@@ -40,6 +40,7 @@ def convert(
     rule: RuleLike,
     *,
     output: RuleLike | None = None,
+    constraints: Sequence[RuleLike] = (),
     example: Tensor | None = None,
     activations: Mapping[str, Phi | str] | None = None,
     seed: int | None = None,
@@ -50,18 +51,23 @@ def convert(
 
     rule         a name of the library, a path, `ruledsl.load(...)`, or a compiled Program
     output       another rule for the last weight layer
+    constraints  what holds after every step, in addition to what the rule says, and in this order
     example      an input batch for a rehearsal in evaluation mode: it tells in which order layers run, the shapes
-                 of activities, and the number of classes (otherwise `out_features` of the last Linear)
+                 of activities, and the number of classes (otherwise `out_features` of the last Linear). Phases with
+                 `drive` draw inputs of its shape: give it the size of the batches
     activations  by the layer's name, its activation (or the name of one in torch.nn.functional): rules call it `phi`
     seed, generator  where the random values of the rule's tensors come from; else torch's own generator
     parameters   values for the rule's parameters
 
     Weights and biases stay the same Parameter objects under the same names. What the rule adds stands beside them
-    (`net.fc1.B`). `net.ruledsl` lists the layers, and what was `skipped`, of which there is a warning too.
+    (`net.fc1.B`; of maps from the layers downstream `net.fc1.D_0`, `D_1`, in the order in which these layers run; of a
+    constraint `net.fc1.constant_norm_n`). `net.ruledsl` lists the layers, and what was `skipped`, of which there is a
+    warning too.
     Raises UserError, before anything has changed, where the network and the rule do not fit.
     """
     layers, skipped = _survey(net)
     plan = _plan(rule, parameters)
+    added = tuple(ConstraintPlan(_program(constraint, {})) for constraint in constraints)
     seen = {} if example is None else rehearse(net, layers, example)
     ordered = list(seen) + [name for name in layers if name not in seen]
     plans = dict.fromkeys(layers, plan)
@@ -71,38 +77,64 @@ def convert(
     phis = _activations(layers, plans, activations or {})
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)
-    record = Record(_classes(layers, plans, seen), skipped, generator)
+    record = Record(plan, _classes(layers, plans, seen), skipped, generator)
+    shapes = {name: _shapes(name, layer, record, seen) for name, layer in layers.items()}
     tensors = {
-        name: initial_tensors(plans[name], layer, _shapes(name, layer, record, seen), phis[name], generator)
-        for name, layer in layers.items()
+        name: initial_tensors(plans[name], layer, shapes[name], phis[name], generator) for name, layer in layers.items()
     }
-    _check_names(layers, plans, tensors)
+    owned = {name: list(found) for name, found in tensors.items()}
+    for name, module in layers.items():
+        for constraint in added:
+            more = initial_tensors(constraint, module, shapes[name], phis[name], generator)
+            owned[name] += more
+            tensors[name] = {**more, **tensors[name]}
+    _check_names(layers, plans, owned)
     _check_phases(plans, seen)
 
     for name in ordered:
         layer = _become(layers[name])
-        layer.follow(plans[name], record, tensors[name], phis[name], seen[name].input_shape if name in seen else None)
+        layer.follow(
+            plans[name],
+            record,
+            name,
+            tensors[name],
+            phis[name],
+            constraints=added,
+            input_shape=seen[name].input_shape if name in seen else None,
+            sends=shapes[name].sends or not _waits_for_senders(plans[name], tensors[name]),
+            downstream=dict(shapes[name].downstream or {}) if plans[name].dense else {},
+        )
         record.layers[name] = layer
-    for name in {name for plan in plans.values() for name in plan.clocked} - {"lr"}:
+    for name in record.clocked - {"lr"}:
         record.tell(name, 0.0)
-    if any(plan.direct for plan in plans.values()):
+    if any(plan.direct or plan.dense or plan.evoked for plan in plans.values()) or record.schedule != Schedule():
         net.__class__ = directed(type(net))  # type: ignore[arg-type]
     net.ruledsl = record  # type: ignore[assignment]
     draw_fresh(record)
+    record.begin_step()
     if skipped:
         listed = "; ".join(f"{name}: {why}" for name, why in skipped.items())
         warnings.warn(f"not converted, and learning by their exact gradient: {listed}", stacklevel=2)
     return net
 
 
-def _plan(rule: RuleLike, parameters: Mapping[str, float]) -> Plan:
-    if isinstance(rule, Program):
-        return Plan(rule, parameters)
+def _program(rule: RuleLike, parameters: Mapping[str, float]) -> Program:
     if isinstance(rule, str | Path):
         import ruledsl
 
-        return Plan(ruledsl.load(rule, **parameters).compile("torch"))
-    return Plan(rule.compile("torch"), parameters)
+        return ruledsl.load(rule, **parameters).compile("torch")
+    return rule if isinstance(rule, Program) else rule.compile("torch")
+
+
+def _plan(rule: RuleLike, parameters: Mapping[str, float]) -> Plan:
+    named = isinstance(rule, str | Path)  # static parameters too can be given with a name
+    return Plan(_program(rule, parameters if named else {}), {} if named else parameters)
+
+
+def _waits_for_senders(plan: Plan, tensors: Mapping[str, Tensor | None]) -> bool:
+    """Whether a layer that sends to nobody lacks something that a sending one has."""
+    beside = {call.target for phase in (*plan.driven, *plan.evoked) for call in plan.phases[phase]}
+    return any(value is None for value in tensors.values()) or bool(beside & plan.serves_sending)
 
 
 def _survey(net: nn.Module) -> tuple[dict[str, WeightLayer], dict[str, str]]:
@@ -161,7 +193,8 @@ def _classes(layers: Mapping[str, WeightLayer], plans: Mapping[str, Plan], seen:
 def _shapes(name: str, layer: WeightLayer, record: Record, seen: Mapping[str, Seen]) -> Shapes:
     at = seen.get(name)
     if at is not None:
-        return Shapes(record.classes, at.input_shape[1:], at.output_shape[1:], at.sends)
+        downstream = {other: seen[other].output_shape[1:] for other in at.downstream}
+        return Shapes(record.classes, at.input_shape[1:], at.output_shape[1:], at.sends, downstream)
     if isinstance(layer, nn.Linear):
         return Shapes(record.classes, (layer.in_features,), (layer.out_features,), True)
     return Shapes(record.classes, None, None, True)
@@ -196,11 +229,12 @@ def _identity(v: Tensor) -> Tensor:
 
 
 def _check_names(
-    layers: Mapping[str, WeightLayer], plans: Mapping[str, Plan], tensors: Mapping[str, Mapping[str, object]]
+    layers: Mapping[str, WeightLayer], plans: Mapping[str, Plan], tensors: Mapping[str, Sequence[str]]
 ) -> None:
     for name, layer in layers.items():
         for tensor in tensors[name]:
-            if hasattr(layer, tensor) or hasattr(RuleLayer, tensor) or tensor in RuleLayer.__annotations__:
+            twice = tensors[name].count(tensor) > 1
+            if twice or hasattr(layer, tensor) or hasattr(RuleLayer, tensor) or tensor in RuleLayer.__annotations__:
                 owner = type(layer).__name__
                 raise UserError(
                     f"{plans[name].program.rule} calls a tensor `{tensor}`, and {owner} has a part of that name",
@@ -209,17 +243,14 @@ def _check_names(
 
 
 def _check_phases(plans: Mapping[str, Plan], seen: Mapping[str, Seen]) -> None:
+    schedules = {plan.program.schedule for plan in plans.values()} - {Schedule()}
+    if len(schedules) > 1:
+        raise UserError("the rule of the last layer has a schedule that differs from that of the others")
     for name, plan in plans.items():
-        if plan.program.schedule.alternate:
-            raise UserError(
-                f"{plan.program.rule} alternates between phases, and advance() ends a step that has them all",
-                "write `each step` in its schedule, or train it with `ruledsl train`",
-            )
-        for phase in plan.driven:
-            if not any(call.role == "drive" for call in plan.phases.get(phase, ())):
-                raise UserError(f"{plan.program.rule}: `advance` has no activity for phase {phase}, which has no drive")
-            if name not in seen:
-                raise UserError(f"{plan.program.rule} drives every layer", "give convert an example= of an input batch")
+        if plan.driven and name not in seen:
+            raise UserError(f"{plan.program.rule} drives every layer", "give convert an example= of an input batch")
+        if plan.dense and seen[name].visits > 1:
+            raise UserError(f"{plan.program.rule} reads delta[k], and {name} runs {seen[name].visits} times")
 
 
 def _become(module: nn.Module) -> RuleLayer:

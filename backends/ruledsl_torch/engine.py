@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,15 @@ from ruledsl.errors import UserError
 from ruledsl.program import TASK, Program
 from ruledsl.training import probes
 from ruledsl.training.config import Config, OptimizerConfig
-from ruledsl.training.engine import Diverged, Score, decaying_by_themselves
-from ruledsl.training.schedule import Clock
+from ruledsl.training.engine import Diverged, Score
+from ruledsl.training.schedule import Clock, phases
 from ruledsl_torch.conversion import convert
 from ruledsl_torch.layers import RuleLayer
 from ruledsl_torch.networks import activations, build
+from ruledsl_torch.optimization import optimizer
 from ruledsl_torch.record import Record, observe
-from ruledsl_torch.steps import advance
+from ruledsl_torch.routing import Optimizers, receivers
+from ruledsl_torch.steps import end_pass, end_step, run_phase
 
 State = dict[str, NDArray[Any]]
 
@@ -31,7 +33,14 @@ State = dict[str, NDArray[Any]]
 class Engine:
     """One network, one rule and its optimizers. Networks of one seed begin with the same W and b under every rule."""
 
-    def init(self, architecture: Architecture, rule: Program | None, output: Program | None, config: Config) -> None:
+    def init(
+        self,
+        architecture: Architecture,
+        rule: Program | None,
+        output: Program | None,
+        config: Config,
+        constraints: Sequence[Program] = (),
+    ) -> None:
         """See `ruledsl.training.engine.Engine.init`."""
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -42,36 +51,54 @@ class Engine:
         if rule is not None:
             # A generator of its own, derived from the seed: the rule's random values leave those of W as they are.
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-            example = torch.zeros(2, *architecture.input_shape)
-            phis = activations(architecture)
-            convert(self.net, rule, output=output, example=example, activations=phis, generator=generator)
+            # Only phases that draw activity need to know how much of it.
+            drives = any(f.role == "drive" for program in (rule, output) if program for f in program.functions)
+            example = torch.zeros(config.data.batch_size if drives else 2, *architecture.input_shape)
+            convert(
+                self.net,
+                rule,
+                output=output,
+                constraints=constraints,
+                example=example,
+                activations=activations(architecture),
+                generator=generator,
+            )
             self.record = self.net.ruledsl  # type: ignore[assignment]
-        self.optimizers = self._optimizers(config)
-        self.rates = {TASK: config.optimizer.lr, **{name: c.lr for name, c in config.optimizers.items()}}
+        elif constraints:
+            raise UserError("constraints need a rule", "rule = backprop learns what autograd learns")
+        settings = {TASK: config.optimizer, **config.optimizers}
+        groups = receivers(self.record, self.net)
+        self.optimizers = Optimizers(self.record, {name: _optimizer(settings[name], groups[name]) for name in groups})
+        self.rates = {name: setting.lr for name, setting in settings.items()}
+        self.changing = config.schedules
         self.forward = torch.compile(self.net) if config.compile else self.net
+        self._scored: tuple[int, Score] | None = None
+        self._done = (-1, 0)  # a step, and how many of its phases are done
 
     def step(self, phase: str, batch: Batch, rates: float, clock: Clock) -> Score:
         """See `ruledsl.training.engine.Engine.step`."""
-        if phase != TASK:
-            raise UserError(f"the PyTorch engine cannot run the phase `{phase}`: it knows the phase `{TASK}` alone")
         images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
         self._set_rates(rates)
-        if self.record is not None:
-            rate = rates * self.rates[TASK]
-            observe(self.net, target=labels, epoch=clock.epoch, progress=clock.progress, lr=rate)
-        self.net.train()
-        logits = self.forward(images)
-        loss = functional.cross_entropy(logits, labels)
-        score = _score(logits, labels, loss.item())
-        if not np.isfinite(score.loss):
-            raise Diverged(score.loss, self._where(images))
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        for optimizer in self.optimizers.values():
-            optimizer.step()
-        if self.record is not None:
-            advance(self.net)
+        record = self.record
+        if record is None:
+            if phase != TASK:
+                raise UserError(f"there is no phase `{phase}`: autograd learns in the phase `{TASK}` alone")
+            return self._learn(images, labels)
+        parameters = {name: schedule.at(clock.progress) for name, schedule in self.changing.items()}
+        rate = rates * self.rates[TASK]
+        observe(self.net, target=labels, epoch=clock.epoch, progress=clock.progress, lr=rate, **parameters)
+        if record.driven(phase):
+            score = self._known_score(images, labels, clock)
+            run_phase(record, phase)
+        else:
+            record.enter(phase)
+            score = self._learn(images, labels)
+            end_pass(record)
+            self._scored = clock.step, score
+        done = self._done[1] + 1 if self._done[0] == clock.step else 1
+        self._done = clock.step, done
+        if done == len(phases(record.schedule, clock)):
+            end_step(record)
         return score
 
     def evaluate(self, batches: Iterable[Batch]) -> Score:
@@ -98,8 +125,8 @@ class Engine:
     def state(self) -> State:
         """See `ruledsl.training.engine.Engine.state`."""
         state = {f"network.{name}": _copy(value) for name, value in self.net.state_dict().items()}
-        for which, optimizer in self.optimizers.items():
-            for index, values in optimizer.state_dict()["state"].items():
+        for which, one in self.optimizers.items():
+            for index, values in one.state_dict()["state"].items():
                 for name, value in values.items():
                     if value is not None:
                         state[f"optimizer.{which}.{index}.{name}"] = _copy(torch.as_tensor(value))
@@ -115,13 +142,14 @@ class Engine:
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """See `ruledsl.training.engine.Engine.load_state`."""
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+        self._scored, self._done = None, (-1, 0)
         self.net.load_state_dict(_below("network.", tensors))
-        for which, optimizer in self.optimizers.items():
+        for which, one in self.optimizers.items():
             values: dict[int, dict[str, Tensor]] = {}
             for path, value in _below(f"optimizer.{which}.", tensors).items():
                 index, name = path.split(".", 1)
                 values.setdefault(int(index), {})[name] = value
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
+            one.load_state_dict({**one.state_dict(), "state": values})
         torch.set_rng_state(tensors["random"])
         if self.record is not None:
             self.record.load_state(
@@ -137,30 +165,34 @@ class Engine:
         if self.record is not None:
             yield from self.record.layers.items()
 
-    def _optimizers(self, config: Config) -> dict[str, torch.optim.Optimizer]:
-        """One for each name that receives parameters; the task's has everything that no other one has."""
-        receives: dict[str, list[nn.Parameter]] = {}
-        if self.record is not None:
-            receives = {name: list(self.record.received_by(name)) for name in config.optimizers}
-        elsewhere = {id(p) for parameters in receives.values() for p in parameters}
-        receives[TASK] = [p for p in self.net.parameters() if id(p) not in elsewhere]
-        decaying = {
-            id(layer.tensor(name)) for _, layer in self._layers() for name in decaying_by_themselves(layer.plan.program)
-        }
-        settings = {TASK: config.optimizer, **config.optimizers}
-        return {
-            name: _optimizer(
-                settings[name],
-                [p for p in parameters if id(p) not in decaying],
-                [p for p in parameters if id(p) in decaying],
-            )
-            for name, parameters in receives.items()
-            if parameters
-        }
+    def _learn(self, images: Tensor, labels: Tensor) -> Score:
+        """One pass through the network, and what the optimizers make of it."""
+        self.net.train()
+        logits = self.forward(images)
+        loss = functional.cross_entropy(logits, labels)
+        score = _score(logits, labels, loss.item())
+        if not np.isfinite(score.loss):
+            raise Diverged(score.loss, self._where(images))
+        self.optimizers.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizers.step()
+        return score
+
+    def _known_score(self, images: Tensor, labels: Tensor, clock: Clock) -> Score:
+        """That of the batch, for a phase that doesn't see it: from the same step, or as an evaluation."""
+        if self._scored is not None and self._scored[0] == clock.step:
+            return self._scored[1]
+        self.net.eval()
+        with torch.no_grad():
+            logits = self.net(images)
+            score = _score(logits, labels, functional.cross_entropy(logits, labels).item())
+        if not np.isfinite(score.loss):
+            raise Diverged(score.loss, self._where(images))
+        return score
 
     def _set_rates(self, factor: float) -> None:
-        for name, optimizer in self.optimizers.items():
-            for group in optimizer.param_groups:
+        for name, one in self.optimizers.items():
+            for group in one.param_groups:
                 group["lr"] = factor * self.rates[name]
 
     def _where(self, images: Tensor) -> str:
@@ -193,18 +225,16 @@ class Engine:
         return f"layer {overflown[0]}: its activity" if overflown else "the loss itself"
 
 
-def _optimizer(
-    config: OptimizerConfig, parameters: list[nn.Parameter], decaying: list[nn.Parameter]
-) -> torch.optim.Optimizer:
-    groups: list[dict[str, Any]] = [{"params": parameters}, {"params": decaying, "weight_decay": 0.0}]
-    filled = [group for group in groups if group["params"]]
+def _optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     if config.name == "adam":
         return torch.optim.Adam(
-            filled, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+            groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
         )
-    return torch.optim.SGD(
-        filled, config.lr, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay
-    )
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            groups, config.lr, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay
+        )
+    return optimizer(groups, config.name, lr=config.lr, **config.parameters)
 
 
 def _score(logits: Tensor, labels: Tensor, loss: float) -> Score:

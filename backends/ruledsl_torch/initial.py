@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -13,32 +14,36 @@ from ruledsl.errors import UserError
 from ruledsl.program import Tensor as Declared
 from ruledsl_torch import linear
 from ruledsl_torch.layers import Phi, activation, scalars
-from ruledsl_torch.plan import Plan, evaluate
+from ruledsl_torch.plan import Bound, evaluate
 
 
 @dataclass(frozen=True)
 class Shapes:
     """The sizes of the three spaces: classes, [*pre] and [*post] of an activity without its batch; None is unknown.
 
-    sends   False where the layer is known to send to nobody
+    sends       False where the layer is known to send to nobody
+    downstream  [*post] of every layer whose activity depends on this one's, by name; None where that is unknown
     """
 
     classes: int | None
     pre: tuple[int, ...] | None
     post: tuple[int, ...] | None
     sends: bool
+    downstream: Mapping[str, tuple[int, ...]] | None = field(default=None)
 
 
 def initial_tensors(
-    plan: Plan,
+    plan: Bound,
     layer: nn.Linear | nn.Conv2d,
     shapes: Shapes,
     phi: Phi | None,
     generator: torch.Generator | None,
 ) -> dict[str, Tensor | None]:
-    """By name, in the type of the layer's weight and where that is; drawn on the generator's device (the CPU).
+    """By the name that the layer has for it, in the type of the layer's weight and where that is; drawn on the
+    generator's device (the CPU).
 
     None for a map from `out` in a layer that sends to nobody: over an image it can be larger than the whole network.
+    Of maps from the layers downstream, `D_0` is that from the first one, and so on.
     """
     geometry = linear.linear_map(layer)
     weight, bias = layer.weight, layer.bias
@@ -47,32 +52,54 @@ def initial_tensors(
     values["b"] = weight.new_zeros(geometry.units_out) if bias is None else bias.detach()
     values.update(dict.fromkeys(plan.clocked, 0.0))
     place = weight.device if generator is None else generator.device
+    starts = {call.target: call for call in plan.starts}
+    # In the order in which they are made, for one may start from another.
+    order = {name: index for index, name in enumerate(starts)}
     tensors: dict[str, Tensor | None] = {}
     with torch.no_grad():
-        for declared in plan.program.tensors:
+        for declared in sorted(plan.program.tensors, key=lambda t: order.get(t.name, -1)):
             if declared.kind == "forward":
                 continue
-            unused = declared.feedback_only and "out" in declared.space and not shapes.sends
-            tensors[declared.name] = None
-            if not unused:
-                shape = shape_of(declared, geometry, shapes, plan.program.rule)
-                tensors[declared.name] = weight.new_zeros(shape, requires_grad=False)
-        for call in plan.starts:
-            first = tensors.get(call.target or "")
-            if first is None:
-                continue
-            values.update(extents(first))
-            with torch.device(place):
-                evaluate((call,), values)
-            _fill(first, values[call.name])
-            values[call.target or ""] = first
-    return tensors
+            for name, shape, source in _places(declared, plan, geometry, shapes):
+                tensors[name] = None if shape is None else weight.new_zeros(shape, requires_grad=False)
+                first, call = tensors[name], starts.get(declared.name)
+                if first is None or call is None:
+                    continue
+                values.update(extents(first, source))
+                with torch.device(place):
+                    evaluate((call,), values)
+                _fill(first, values[call.name])
+                values[declared.name] = first
+    return {_attribute(plan, name): tensor for name, tensor in tensors.items()}
 
 
-def extents(tensor: Tensor) -> dict[str, Any]:
-    """What a function that fills a tensor reads of it; `sources`, `targets`: synapses of a neuron on either side."""
+def _places(
+    declared: Declared, plan: Bound, geometry: linear.Linear, shapes: Shapes
+) -> Iterator[tuple[str, tuple[int, ...] | None, tuple[int, ...] | None]]:
+    """The name of a tensor, its shape (None where there is no use for it), and that of the source of a dense map."""
+    rule = plan.program.rule
+    far = "out" in declared.space or declared.name in plan.families
+    unused = declared.feedback_only and far and not shapes.sends
+    if declared.name not in plan.families:
+        yield declared.name, None if unused else shape_of(declared, geometry, shapes, rule), None
+        return
+    if shapes.downstream is None or shapes.pre is None:
+        raise UserError(
+            f"{rule} has a map `{declared.name}` from every layer downstream",
+            "give convert an example= of an input batch, from which it learns the order of the layers",
+        )
+    for index, source in enumerate(shapes.downstream.values()):
+        yield f"{declared.name}_{index}", None if unused else (*source, *shapes.pre), source
+
+
+def extents(tensor: Tensor, source: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """What a function that fills a tensor reads of it; `sources`, `targets`: synapses of a neuron on either side.
+
+    source: the shape of the activity that a dense map starts from; left out, it is the map's first axis
+    """
     shape = tuple(tensor.shape)
-    return {"shape": shape, "sources": shape[0] if shape else 1, "targets": prod(shape[1:])}
+    axes = 1 if source is None else len(source)
+    return {"shape": shape, "sources": prod(shape[:axes]), "targets": prod(shape[axes:])}
 
 
 def shape_of(declared: Declared, geometry: linear.Linear, shapes: Shapes, rule: str) -> tuple[int, ...]:
@@ -96,6 +123,10 @@ def shape_of(declared: Declared, geometry: linear.Linear, shapes: Shapes, rule: 
                 )
             return (shapes.classes, *neurons)
     raise UserError(f"{rule}: a layer can't hold `{declared.name}`, {' -> '.join(declared.space)}")
+
+
+def _attribute(plan: Bound, name: str) -> str:
+    return name if name not in {tensor.name for tensor in plan.program.tensors} else plan.attribute(name)
 
 
 def _fill(tensor: Tensor, value: Tensor | float) -> None:

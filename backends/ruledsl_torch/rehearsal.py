@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,24 +15,31 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class Seen:
     """What a layer met: shapes [batch, ...]; `sends`: its input depends on parameters, so that an error can go there;
-    `classes` of the network's output [batch, classes], or None for an output of another shape."""
+    `classes` of the network's output [batch, classes], or None for an output of another shape; `downstream`: the
+    layers whose activity depends on this one's, in the order in which they run; how often it ran."""
 
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     sends: bool
     classes: int | None = None
+    downstream: tuple[str, ...] = ()
+    visits: int = 1
 
 
 def rehearse(net: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> dict[str, Seen]:
     """What every layer meets, in the order in which they run first. Training state, gradients, randomness stay."""
     met: dict[str, Seen] = {}
+    made: dict[Any, str] = {}  # by the node of the autograd graph that made its output, a layer
+    fed: dict[str, Any] = {}
 
     def meet(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if name in met:
             sends = met[name].sends or inputs[0].requires_grad
-            met[name] = Seen(met[name].input_shape, met[name].output_shape, sends)
+            met[name] = replace(met[name], sends=sends, visits=met[name].visits + 1)
         else:
             met[name] = Seen(tuple(inputs[0].shape), tuple(output.shape), inputs[0].requires_grad)
+            fed[name] = inputs[0].grad_fn
+            made[output.grad_fn] = name
 
     hooks = [module.register_forward_hook(partial(meet, name)) for name, module in layers.items()]
     try:
@@ -42,7 +49,21 @@ def rehearse(net: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -
         for hook in hooks:
             hook.remove()
     classes = output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None
-    return {name: Seen(seen.input_shape, seen.output_shape, seen.sends, classes) for name, seen in met.items()}
+    upstream = {name: _upstream(node, made) for name, node in fed.items()}
+    below = {name: tuple(other for other in met if name in upstream[other]) for name in met}
+    return {name: replace(seen, classes=classes, downstream=below[name]) for name, seen in met.items()}
+
+
+def _upstream(node: Any, made: Mapping[Any, str]) -> set[str]:
+    """The layers on whose output a node of the autograd graph depends."""
+    found, stack, visited = set(), [node], {None}
+    while stack:
+        node = stack.pop()
+        if node not in visited:
+            visited.add(node)
+            found |= {made[node]} if node in made else set()
+            stack += [further for further, _ in node.next_functions]
+    return found
 
 
 @contextmanager

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ruledsl.cli.run_options import (
     Backend,
     ConfigFile,
+    Constraints,
     Data,
     DataDir,
     Epochs,
     Model,
+    Optimizer,
     Out,
     Seed,
     Settings,
@@ -32,6 +34,8 @@ def command(
     data_dir: DataDir = None,
     backend: Backend = None,
     config: ConfigFile = None,
+    optimizer: Optimizer = None,
+    constraints: Constraints = None,
     settings: Settings = None,
     out: Out = None,
     seed: Seed = None,
@@ -39,8 +43,9 @@ def command(
     epochs: Epochs = None,
 ) -> None:
     """Train with several rules and seeds on equal terms: one table, one plot."""
-    flags = {"backend": backend, "out": out, "seed": seed, "epochs": epochs}
-    chosen = configuration(config, settings, model=model, data=data, data_dir=data_dir, **flags)
+    flags: dict[str, Any] = {"backend": backend, "out": out, "seed": seed, "epochs": epochs}
+    flags["constraints"] = constraints or None
+    chosen = configuration(config, settings, model=model, data=data, data_dir=data_dir, optimizer=optimizer, **flags)
 
     from rich.console import Console
 

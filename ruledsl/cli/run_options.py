@@ -18,6 +18,10 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file w
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting, such as optimizer.lr=0.1. May be repeated.")
 ]
+Optimizer = Annotated[str | None, typer.Option("--optimizer", help="sgd, adam, another one of the library, or a path.")]
+Constraints = Annotated[
+    list[str] | None, typer.Option("--constraint", help="What holds after each step. May be repeated.")
+]
 Out = Annotated[Path | None, typer.Option("--out", help="The folder for the results; never overwritten.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Determines all that is random.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
@@ -30,12 +34,17 @@ def configuration(
     model: str | None,
     data: str | None,
     data_dir: Path | None,
+    optimizer: str | None = None,
     **flags: Any,
 ) -> Config:
     """The configuration of a file, then what the flags say, then the single settings. Raises UserError."""
     from ruledsl.training import read_config
 
-    nested: dict[str, dict[str, Any]] = {"model": {"name": model}, "data": {"name": data, "folder": data_dir}}
+    nested: dict[str, dict[str, Any]] = {
+        "model": {"name": model},
+        "data": {"name": data, "folder": data_dir},
+        "optimizer": {"name": optimizer},
+    }
     for section, fields in nested.items():
         flags[section] = {name: value for name, value in fields.items() if value is not None} or None
     return read_config(file, settings or (), **flags)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ruledsl.cli.run_options import (
     Backend,
     ConfigFile,
+    Constraints,
     Data,
     DataDir,
     Epochs,
     Model,
+    Optimizer,
     Out,
     Seed,
     Settings,
@@ -27,14 +29,17 @@ def command(
     data_dir: DataDir = None,
     backend: Backend = None,
     config: ConfigFile = None,
+    optimizer: Optimizer = None,
+    constraints: Constraints = None,
     settings: Settings = None,
     out: Out = None,
     seed: Seed = None,
     epochs: Epochs = None,
 ) -> None:
     """Teach a network by a rule; everything that comes of it goes into a run folder."""
-    flags = {"rule": rule, "backend": backend, "out": out, "seed": seed, "epochs": epochs}
-    chosen = configuration(config, settings, model=model, data=data, data_dir=data_dir, **flags)
+    flags: dict[str, Any] = {"rule": rule, "backend": backend, "out": out, "seed": seed, "epochs": epochs}
+    flags["constraints"] = constraints or None
+    chosen = configuration(config, settings, model=model, data=data, data_dir=data_dir, optimizer=optimizer, **flags)
 
     from rich.console import Console
 

@@ -98,10 +98,12 @@ class _Emission:
         self.fixed = (*_FIXED, *(_FIXED_IN_OPTIMIZERS if rule.kind == "optimizer" else ()))
         self.names.keep(*self.fixed, *_FIXED_SCALARS)
         self.names.reserve("delta_at_k")
-        for name, declared in rule.equations.tensors.items():
+        families = [n for n, d in rule.equations.tensors.items() if d.type.source is not None and d.type.source.index]
+        for name in families:
             self.names.give(name, name, avoid=LAYER_ATTRIBUTES, argument=True)
-            if declared.type.source is not None and declared.type.source.index:
-                self.names.reserve(f"{self.names[name]}_at_k")  # see forms.sum_over_layers
+            self.names.reserve(f"{self.names[name]}_at_k")  # see forms.sum_over_layers
+        for name in rule.equations.tensors:
+            self.names.give(name, name, avoid=LAYER_ATTRIBUTES, argument=True)
         for name in rule.equations.parameters:
             self.names.give(name, name, argument=True)
 
@@ -294,8 +296,24 @@ class _Emission:
             space = ("p",) if d.type.kind == "parameter" else spaces
             learns = learned.get(name)
             kept = "send" in readers.get(name, ()) and readers[name] <= {"send", name}
-            result.append(Tensor(self.names[name], d.kind, space, learns, kept))  # type: ignore[arg-type]
+            own_decay = any(e.target == name and _pulls(e.value, name) for e in self.equations.of("grad"))
+            result.append(Tensor(self.names[name], d.kind, space, learns, kept, own_decay))  # type: ignore[arg-type]
         return tuple(result)
+
+
+def _pulls(node: Node, name: str) -> bool:
+    """Whether a sum has a term `c * P`, with a number c."""
+    match node.op:
+        case "tensor":
+            return node.attrs[0] == name
+        case "add" | "sub" | "neg" | "transpose":
+            return any(_pulls(arg, name) for arg in node.args)
+        case "where":
+            return any(_pulls(arg, name) for arg in node.args[1:])
+        case "mul" | "div":
+            numbers = [arg for arg in node.args if arg.type.kind == "scalar"]
+            return bool(numbers) and any(_pulls(arg, name) for arg in node.args if arg.type.kind != "scalar")
+    return False
 
 
 def _unnamed(node: Node) -> Node:

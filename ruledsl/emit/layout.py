@@ -8,6 +8,7 @@ WIDTH = 110
 _EMPTY_CALLS = re.compile(r"(\.\w+(\(\))?)+$")
 _SUMS = (" + ", " - ", " if ", " else ")
 _PRODUCTS = (" * ", " / ", " & ", " | ")
+_LEADING = re.compile(r"([-+*/&|]|if|else) |\w+=(?!=)")
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -24,6 +25,10 @@ def _broken(expression: str, indent: int, used: int) -> list[str]:
     """The first line without, all others with their indentation."""
     if indent + used + len(expression) <= WIDTH:
         return [expression]
+    operator = _LEADING.match(expression)
+    if operator:  # stays in front of the brackets that its operand may get, as the name of an argument does
+        lines = _broken(expression[operator.end() :], indent, used + operator.end())
+        return [operator[0] + lines[0], *lines[1:]]
     pad = " " * (indent + 4)
     parts = _split(expression, _SUMS)
     if len(parts) == 1 and len(_split(expression, _PRODUCTS)) > 1:
@@ -54,7 +59,7 @@ def _broken(expression: str, indent: int, used: int) -> list[str]:
     for argument in arguments:
         inner = _broken(argument, indent + 4, 1)
         lines += [f"{pad}{inner[0]}", *inner[1:]]
-        lines[-1] += "" if _comprehension(inside) else ","
+        lines[-1] += "" if _comprehension(inside) or expression[start] == "[" else ","  # `a[0,]` is another thing
     return [*lines, f"{' ' * indent}{expression[-1]}"]
 
 

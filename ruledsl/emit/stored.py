@@ -51,4 +51,3 @@ class Storage:
         if node.name and found.name is None:
             found.name = node.name
         return found
-

@@ -99,7 +99,9 @@ def compare(config: Config, rules: Sequence[str], seeds: Sequence[int], listener
     folder = None
     for row, pair in zip(rows, programs, strict=True):
         for seed in seeds:
-            one = config.model_copy(update={"seed": seed, "rule": row.given, "parameters": dict(row.rule.parameters)})
+            changing = {n: schedule for n, schedule in config.schedules.items() if n in row.rule.parameters}
+            parameters = {**row.rule.parameters, **changing}
+            one = config.model_copy(update={"seed": seed, "rule": row.given, "parameters": parameters})
             prepared = prepare_with(one, row.rule, output, pair, dataset)
             if folder is None:  # only now, when the first run is known to begin
                 folder = RunFolder.create(config.out or Path("runs") / f"compare-{dataset.name}")
@@ -124,7 +126,7 @@ def _rows(config: Config, rules: Sequence[str]) -> list[Row]:
             raise UserError(f"none of these rules has a parameter `{parameter}`", suggest(parameter, known))
     rows: list[Row] = []
     for name, rule in zip(rules, plain, strict=True):
-        own = {key: value for key, value in config.parameters.items() if key in rule.parameters}
+        own = {key: value for key, value in config.first_parameters.items() if key in rule.parameters}
         taken = [row.rule.name for row in rows].count(rule.name)
         label = f"{rule.name}-{taken + 1}" if taken else rule.name
         rows.append(Row(label, name, load_rule(name, own) if own else rule))

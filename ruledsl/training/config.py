@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
+    field_validator,
     model_validator,
 )
+
+from ruledsl.errors import suggest
 
 
 class Section(BaseModel):
@@ -51,16 +58,20 @@ class DataConfig(Section):
     test_images: PositiveInt | None = Field(default=None, description="use only so many test images")
 
 
-USUAL_RATES = {"adam": 0.001, "sgd": 0.01}
+USUAL_RATES = {"adam": 0.001, "sgd": 0.01, "noisy_sgd": 0.01}
+BUILT_IN = ("sgd", "adam")
+"""Optimizers that every backend has of its own; their other settings are fields of `OptimizerConfig`."""
 
 
 class OptimizerConfig(Section):
     """What turns pseudo-gradients into steps."""
 
-    name: Literal["sgd", "adam"] = Field(default="adam", description="adam or sgd")
+    name: str = Field(
+        default="adam", description="adam, sgd, another optimizer of the library, or the path of a .rule file"
+    )
     lr: NonNegativeFloat = Field(
-        default_factory=lambda data: USUAL_RATES.get(data.get("name", ""), 0.0),
-        description="learning rate, before the schedule; left out: 0.001 for adam, 0.01 for sgd",
+        default_factory=lambda data: USUAL_RATES.get(data.get("name", ""), 0.001),
+        description="learning rate, before the schedule; left out: 0.01 for sgd, 0.001 for others",
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     nesterov: bool = Field(default=False, description="Nesterov's momentum, of sgd")
@@ -69,12 +80,72 @@ class OptimizerConfig(Section):
     )
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="averaging of adam")
     eps: PositiveFloat = Field(default=1e-8, description="added to the denominator of adam")
+    parameters: dict[str, float | bool] = Field(
+        default={}, description="of an optimizer of the library other than adam and sgd"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _is_an_optimizer(cls, name: str) -> str:
+        if name in BUILT_IN or name.endswith(".rule"):
+            return name
+        from ruledsl import library
+
+        if name not in library.names():
+            raise ValueError(f"there is no such optimizer; {suggest(name, library.names())}")
+        if library.load(name).kind != "optimizer":
+            raise ValueError(f"{name} is a {library.load(name).kind}, no optimizer")
+        return name
 
     @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> Self:
+    def _settings_fit(self) -> Self:
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum")
+        others = ("momentum", "nesterov", "weight_decay", "betas", "eps")
+        for name in others if self.name not in BUILT_IN else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for sgd and adam; {self.name} takes its own, as parameters.{name}")
+        if self.parameters and self.name in BUILT_IN:
+            raise ValueError(f"{self.name} has no `parameters`: its settings are fields beside them, such as lr")
         return self
+
+    @property
+    def decay(self) -> float:
+        """How strongly the optimizer pulls parameters to zero."""
+        return self.weight_decay or self.parameters.get("weight_decay", 0.0) or self.parameters.get("decay", 0.0)
+
+
+def as_settings(name: str, values: Mapping[str, float | bool]) -> dict[str, Any]:
+    """Fields of `OptimizerConfig` for an optimizer as a rule writes it: `sgd(lr = 1)` has no momentum."""
+    lr = {"lr": values["lr"]} if "lr" in values else {}
+    own = {key: value for key, value in values.items() if key != "lr"}
+    if name == "sgd":
+        return {"name": name, "momentum": 0.0, **lr, **own}
+    if name == "adam":
+        betas = (own.pop("beta1", 0.9), own.pop("beta2", 0.999))
+        return {"name": name, **lr, "betas": betas, "eps": own.pop("epsilon", 1e-8)}
+    return {"name": name, **lr, "parameters": own}
+
+
+class ParameterSchedule(Section):
+    """How a parameter of the rule changes in the course of the training."""
+
+    start: float = Field(description="its value in the first step")
+    end: float = Field(description="its value at the end")
+    shape: Literal["linear", "geometric", "cosine"] = Field(default="linear", description="the way between")
+
+    @model_validator(mode="after")
+    def _geometric_has_one_sign(self) -> Self:
+        if self.shape == "geometric" and self.start * self.end <= 0:
+            raise ValueError("a geometric way leads from a number to another of the same sign")
+        return self
+
+    def at(self, progress: float) -> float:
+        """The value when this part of the training is over (0 to 1)."""
+        if self.shape == "geometric":
+            return self.start * math.pow(self.end / self.start, progress)
+        way = progress if self.shape == "linear" else (1 - math.cos(math.pi * progress)) / 2
+        return self.start + way * (self.end - self.start)
 
 
 class ScheduleConfig(Section):
@@ -92,12 +163,27 @@ class ScheduleConfig(Section):
     factor: PositiveFloat = Field(default=0.1, description="what the learning rate is multiplied by")
 
 
+ParameterValue = Annotated[
+    Annotated[float | bool, Tag("value")] | Annotated[ParameterSchedule, Tag("schedule")],
+    Discriminator(lambda given: "schedule" if isinstance(given, Mapping | ParameterSchedule) else "value"),
+]
+
+
 class Config(Section):
     """A training run."""
 
     rule: str = Field(default="backprop", description="a rule of the library, or the path of a .rule file")
     output: str | None = Field(default=None, description="another rule for the last layer")
-    parameters: dict[str, float | bool] = Field(default={}, description="parameters of the rule, static ones too")
+    constraints: list[str] = Field(
+        default=[], description="what holds after each step: constraints of the library, or paths of .rule files"
+    )
+    parameters: dict[str, ParameterValue] = Field(
+        default={},
+        description="parameters of the rule, static ones too; { start = 0.1, end = 0.001 } for one that changes",
+    )
+    constraint_parameters: dict[str, dict[str, float | bool]] = Field(
+        default={}, description="parameters of the constraints, by their names"
+    )
     backend: str = Field(
         default="torch", description="who computes: torch, or another installed backend that can train"
     )
@@ -121,3 +207,16 @@ class Config(Section):
         default={}, description="further optimizers, for what a rule trains `by` them"
     )
     schedule: ScheduleConfig = ScheduleConfig()
+
+    @property
+    def schedules(self) -> dict[str, ParameterSchedule]:
+        """The parameters of the rule that change."""
+        return {name: value for name, value in self.parameters.items() if isinstance(value, ParameterSchedule)}
+
+    @property
+    def first_parameters(self) -> dict[str, float | bool]:
+        """Every parameter of the rule that is set, with the value that it begins with."""
+        return {
+            name: value.start if isinstance(value, ParameterSchedule) else value
+            for name, value in self.parameters.items()
+        }

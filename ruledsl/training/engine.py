@@ -6,7 +6,7 @@ A backend is a package that the entry-point group `ruledsl.backends` names; its 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,12 +52,21 @@ class Engine(Protocol):
     that got the same calls, with the same number of threads, have bit-identical states.
     """
 
-    def init(self, architecture: Architecture, rule: Program | None, output: Program | None, config: Config) -> None:
+    def init(
+        self,
+        architecture: Architecture,
+        rule: Program | None,
+        output: Program | None,
+        config: Config,
+        constraints: Sequence[Program] = (),
+    ) -> None:
         """Build the network, with weights from `config.seed`, and everything that learning needs.
 
         rule     what teaches the weight layers; None: the backend's own backpropagation
         output   what teaches the last weight layer, where it is another one
-        config   `optimizer`, `optimizers`, `seed`, `threads` and `compile` concern the engine
+        config   `optimizer`, `optimizers`, `seed`, `threads`, `compile`, the size of a batch and the parameters that
+                 change concern the engine
+        constraints  what holds after each step, in this order
 
         Raises UserError where the network and the rule do not fit.
         """
@@ -65,7 +74,9 @@ class Engine(Protocol):
     def step(self, phase: str, batch: Batch, rates: float, clock: Clock) -> Score:
         """Learn from one batch in one phase of the rule; `rates` multiplies every optimizer's learning rate.
 
-        The score is that of the batch before the step. Raises Diverged, with nothing learnt from this batch.
+        With the last phase of a step, the step is over: `after step` and the constraints follow. The score is that of
+        the batch before the step; in a phase that doesn't see the batch, what is known of it already. Raises Diverged,
+        with nothing learnt from this batch.
         """
 
     def evaluate(self, batches: Iterable[Batch]) -> Score:
@@ -85,8 +96,8 @@ class Engine(Protocol):
 
 
 def decaying_by_themselves(program: Program) -> frozenset[str]:
-    """The parameters whose pseudo-gradient the rule writes with the parameter in it: no optimizer decays them too."""
-    return frozenset(f.target for f in program.functions if f.role == "grad" and f.target and f.target in f.arguments)
+    """The parameters whose pseudo-gradient has a decay term that the rule writes: no optimizer decays them too."""
+    return frozenset(tensor.name for tensor in program.tensors if tensor.own_decay)
 
 
 def weights(state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -78,6 +78,8 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
 def _worded(error: ValidationError) -> tuple[str, str | None]:
     problem = error.errors()[0]
     path = [str(part) for part in problem["loc"]]
+    if path[:1] == ["parameters"]:
+        path[2:3] = []  # which kind of value it was taken for
     field = ".".join(path)
     if problem["type"] == "extra_forbidden":
         section = _section(path[:-1])
@@ -86,7 +88,7 @@ def _worded(error: ValidationError) -> tuple[str, str | None]:
         return f"the configuration has no field `{path[-1]}`{where}", nearest
     described = _section(path[:-1]).model_fields.get(path[-1]) if path else None
     help = described.description if described else None
-    return f"the setting {field} cannot be {problem['input']!r}: {problem['msg']}", help
+    return f"the setting {field} cannot be {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}", help
 
 
 def _section(path: list[str]) -> type[BaseModel]:
@@ -111,7 +113,7 @@ def _sections(section: BaseModel, path: tuple[str, ...]) -> Iterator[str]:
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             later.append((name, value))
-        elif isinstance(value, dict) and any(isinstance(inner, BaseModel) for inner in value.values()):
+        elif isinstance(value, dict) and value and all(isinstance(inner, BaseModel) for inner in value.values()):
             later += [(f"{name}.{key}", inner) for key, inner in value.items()]
         elif value is not None:
             yield f"{name} = {_value(value)}  # {field.description}"
@@ -129,6 +131,8 @@ def _value(value: Any) -> str:
             return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
         case list() | tuple():
             return f"[{', '.join(map(_value, value))}]"
+        case BaseModel():
+            return _value(value.model_dump())
         case dict():
             return f"{{ {', '.join(f'{_key(k)} = {_value(v)}' for k, v in value.items())} }}" if value else "{}"
     raise TypeError(f"{value!r} has no form in TOML")

@@ -12,7 +12,7 @@ from ruledsl.architectures import Architecture
 from ruledsl.data import Dataset
 from ruledsl.errors import UserError, need, suggest
 from ruledsl.program import TASK, Program, Schedule
-from ruledsl.training.config import Config, OptimizerConfig
+from ruledsl.training.config import BUILT_IN, Config, OptimizerConfig, as_settings
 from ruledsl.training.engine import Diverged, Engine, decaying_by_themselves, find_engine, weights
 from ruledsl.training.loop import Epoch, Listener, run
 from ruledsl.training.run_folder import RunFolder, environment
@@ -81,6 +81,13 @@ class Prepared:
     rule: Rule | None
     output: Rule | None
     programs: tuple[Program | None, Program | None]
+    constraints: tuple[tuple[Rule, Program], ...] = ()
+
+    @property
+    def schedule(self) -> Schedule:
+        """The phases of the rule; where it has none, those of the last layer's rule."""
+        schedules = [program.schedule for program in self.programs if program is not None]
+        return next((schedule for schedule in schedules if schedule != Schedule()), Schedule())
 
     def with_folder(self, folder: Path) -> Prepared:
         """The same run into another folder."""
@@ -104,7 +111,7 @@ def train(config: Config, listener: Listener | None = None) -> Run:
 
 def prepare(config: Config) -> Prepared:
     """Find, check and build everything. Raises like `train`."""
-    rule = load_rule(config.rule, config.parameters)
+    rule = load_rule(config.rule, config.first_parameters)
     output = load_rule(config.output, {}) if config.output else None
     programs = rule.compile(config.backend), output.compile(config.backend) if output else None
     return prepare_with(config, rule, output, programs)
@@ -125,8 +132,9 @@ def prepare_with(
     config = resolved(config, dataset, programs)
     architecture = architectures.get(config.model.name, dataset.shape, dataset.classes, **config.model.options)
     engine = find_engine(config.backend)
-    engine.init(architecture, *programs, config)
-    return Prepared(config, dataset, architecture, engine, rule, output, programs)
+    constraints = tuple((c, c.compile(config.backend)) for c in load_constraints(config))
+    engine.init(architecture, *programs, config, [program for _, program in constraints])
+    return Prepared(config, dataset, architecture, engine, rule, output, programs, constraints)
 
 
 def start(prepared: Prepared, listener: Listener) -> Run:
@@ -136,12 +144,11 @@ def start(prepared: Prepared, listener: Listener) -> Run:
     result = Run(config.model_copy(update={"out": folder.path}), folder.path)
     _describe(folder, prepared, result.config)
     events = _events(folder) if config.tensorboard else None
-    schedule = prepared.programs[0].schedule if prepared.programs[0] else Schedule()
     listener.begin(prepared.title, config.epochs, prepared.dataset.train.batches_per_epoch(config.data.batch_size))
     for note in _notes(prepared):
         listener.note(note)
     try:
-        for epoch in run(engine, prepared.dataset, config, schedule, listener):
+        for epoch in run(engine, prepared.dataset, config, prepared.schedule, listener):
             result.epochs.append(epoch)
             record = epoch.record()
             folder.add_metrics(record)
@@ -178,16 +185,28 @@ def load_dataset(config: Config) -> Dataset:
 
 def load_rule(name: str, parameters: Mapping[str, float | bool]) -> Rule:
     """A rule by name or path. Raises RuleError, UserError."""
+    return _load("rule", name, parameters)
+
+
+def load_constraints(config: Config) -> list[Rule]:
+    """The constraints that a configuration adds. Raises RuleError, UserError."""
+    for name in config.constraint_parameters:
+        if name not in config.constraints:
+            raise UserError(f"constraint_parameters names {name!r}", suggest(name, config.constraints))
+    return [_load("constraint", name, config.constraint_parameters.get(name, {})) for name in config.constraints]
+
+
+def _load(kind: str, name: str, parameters: Mapping[str, float | bool]) -> Rule:
     import ruledsl
 
     if parameters:
         known = ruledsl.load(name).parameters
         for parameter in parameters:
             if parameter not in known:
-                raise UserError(f"the rule {name} has no parameter `{parameter}`", suggest(parameter, known))
+                raise UserError(f"the {kind} {name} has no parameter `{parameter}`", suggest(parameter, known))
     rule: Rule = ruledsl.load(name, **parameters)
-    if rule.kind != "rule":
-        raise UserError(f"`{name}` is no rule but of the kind {rule.kind}", "`ruledsl list` shows the rules")
+    if rule.kind != kind:
+        raise UserError(f"`{name}` is no {kind} but of the kind {rule.kind}", "`ruledsl list` shows them")
     return rule
 
 
@@ -197,13 +216,22 @@ def resolved(config: Config, dataset: Dataset, programs: tuple[Program | None, P
     for program in reversed([p for p in programs if p is not None]):
         for name, (kind, values) in program.optimizers.items():
             asked = optimizers[name].model_dump(exclude_unset=True) if name in optimizers else {}
-            optimizers[name] = OptimizerConfig.model_validate({"name": kind, **values, **asked})
+            own = as_settings(kind, values) if asked.get("name", kind) == kind else {}
+            optimizers[name] = OptimizerConfig.model_validate({**own, **asked})
         used = {f.optimizer for f in program.functions if f.role == "grad"}
         for name in sorted(used - optimizers.keys()):
             raise UserError(
                 f"the rule {program.rule} trains by an optimizer `{name}`, which the configuration does not have",
                 f"set it, for example --set optimizers.{name}.lr=0.01",
             )
+    for optimizer in optimizers.values():
+        if optimizer.name not in BUILT_IN:
+            _load("optimizer", optimizer.name, optimizer.parameters)
+    rule = programs[0]
+    for name in config.schedules:
+        if rule is None or name not in rule.parameters:
+            which = "there is no rule" if rule is None else f"`{name}` of {rule.rule} is static: the compiler fixes it"
+            raise UserError(f"the parameter `{name}` cannot follow a schedule: {which}")
     return config.model_copy(
         update={
             "model": config.model.model_copy(update={"name": config.model.name or dataset.model}),
@@ -243,6 +271,10 @@ def _describe(folder: RunFolder, prepared: Prepared, config: Config) -> None:
             prefix = "" if rule is prepared.rule else "output_"
             folder.write_text(f"{prefix}{rule.name}.rule", rule.text)
             folder.write_json(f"{prefix}ledger.json", ledger_of(rule))
+    for constraint, emitted in prepared.constraints:
+        folder.write_text(f"{constraint.name}.rule", constraint.text)
+        folder.write_text(f"{constraint.name}_{emitted.backend}.py", emitted.source)
+        folder.write_json(f"{constraint.name}_ledger.json", ledger_of(constraint))
 
 
 def ledger_of(rule: Rule) -> dict[str, Any]:
@@ -253,11 +285,16 @@ def ledger_of(rule: Rule) -> dict[str, Any]:
 
 
 def _notes(prepared: Prepared) -> list[str]:
-    program, decay = prepared.programs[0], prepared.config.optimizer.weight_decay
-    own = sorted(decaying_by_themselves(program)) if program else []
-    if decay and own:
-        return [f"the rule decays {', '.join(own)} itself: the optimizer's weight_decay = {decay} does not act on them"]
-    return []
+    program, config = prepared.programs[0], prepared.config
+    own = decaying_by_themselves(program) if program else frozenset()
+    notes: list[str] = []
+    for name, optimizer in {TASK: config.optimizer, **config.optimizers}.items():
+        taught = {f.target for f in program.functions if f.role == "grad" and f.optimizer == name} if program else set()
+        decayed = ", ".join(sorted(own & taught))
+        if optimizer.decay and decayed:
+            which = "the optimizer" if name == TASK else f"the optimizer {name}"
+            notes.append(f"the rule decays {decayed} itself: {which}'s decay of {optimizer.decay} does not act on them")
+    return notes
 
 
 def _explained(diverged: Diverged, result: Run) -> TrainingDiverged:

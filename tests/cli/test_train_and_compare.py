@@ -33,6 +33,16 @@ def test_train_tells_the_error_and_the_folder(tmp_path: Path, capsys: pytest.Cap
     assert json.loads((out / "summary.json").read_text())["epochs"] == 2
 
 
+def test_optimizer_and_constraints_are_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    flags = ["--optimizer=manhattan_1", "--constraint=frozen_signs", "--constraint=constant_norm"]
+    assert main(["train", "feedback_alignment", *QUICK, *flags, "--epochs=1", f"--out={out}"]) == 0
+    assert {"frozen_signs.rule", "constant_norm.rule"} <= {path.name for path in out.iterdir()}
+    capsys.readouterr()
+    assert main(["train", "backprop", *QUICK, "--optimizer=manhatan_1", "--epochs=1"]) == 2
+    assert "did you mean `manhattan_1`?" in capsys.readouterr().err
+
+
 def test_compare_prints_one_table_and_names_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "c"
     assert main(["compare", "backprop", "usf", *QUICK, "--epochs=1", "--seeds=2", f"--out={out}"]) == 0

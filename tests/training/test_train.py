@@ -15,7 +15,7 @@ from ruledsl.errors import UserError
 from ruledsl.program import TASK, Program
 from ruledsl.training import Config, Interrupted, Listener, TrainingDiverged, read_config, train
 from ruledsl.training.engine import Diverged, Score
-from ruledsl.training.schedule import Clock
+from ruledsl.training.schedule import Clock, phases
 from ruledsl.training.train import resolved
 from ruledsl_torch.engine import Engine
 
@@ -236,3 +236,123 @@ def test_an_optimizer_of_the_rule_is_a_default_that_settings_override(tmp_path: 
     chosen = resolved(config, data.load("synthetic"), (program, None))
     assert (chosen.optimizer.name, chosen.optimizer.lr, chosen.optimizer.momentum) == ("sgd", 0.1, 0.5)
     assert (chosen.optimizers["align"].name, chosen.optimizers["align"].lr) == ("adam", 0.3)
+
+
+LEARNERS = [
+    "activation_alignment",
+    "dense_feedback_alignment",
+    "direct_kolen_pollack",
+    "information_alignment",
+    "symmetric_alignment",
+    "weight_mirror",
+]
+
+
+@pytest.mark.parametrize("rule", LEARNERS)
+def test_a_rule_with_phases_learns_to_classify_and_is_resumed_exactly(rule: str, tmp_path: Path) -> None:
+    run = train(quick(tmp_path, f"rule={rule}", "optimizer.lr=0.01", "epochs=8"))
+    assert run.test_error < 0.15
+    config = resolved(quick(tmp_path, f"rule={rule}"), data.load("synthetic"), (compiled(rule), None))
+    first, dataset = engine(config, rule)
+    scheduled(first, dataset, rule, 0)
+    saved = first.state()
+    scores = scheduled(first, dataset, rule, 1)
+    second, _ = engine(config, rule)
+    second.load_state(saved)
+    assert scheduled(second, dataset, rule, 1) == scores
+    ends = first.state(), second.state()
+    assert ends[0].keys() == ends[1].keys()
+    assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def compiled(rule: str) -> Program:
+    return ruledsl.load(rule).compile("torch")
+
+
+def scheduled(engine: Engine, dataset: data.Dataset, rule: str, epoch: int) -> list[Score]:
+    batches = enumerate(dataset.train.shuffled(16, 0, epoch))
+    clocks = [(Clock(8 * epoch + i, 8, 2), batch) for i, batch in batches]
+    schedule = compiled(rule).schedule
+    return [engine.step(phase, batch, 1.0, clock) for clock, batch in clocks for phase in phases(schedule, clock)]
+
+
+def test_mirroring_alone_moves_no_forward_weight(tmp_path: Path) -> None:
+    runs = [train(quick(tmp_path, "rule=weight_mirror", f"epochs={epochs}")) for epochs in (0, 2, 3)]
+    states = [load_file(run.folder / "weights.safetensors") for run in runs]
+    assert np.array_equal(states[0]["fc1.weight"], states[1]["fc1.weight"])
+    assert not np.array_equal(states[0]["fc2.B"], states[1]["fc2.B"])
+    assert not np.array_equal(states[1]["fc1.weight"], states[2]["fc1.weight"])
+
+
+@pytest.mark.parametrize("optimizer", ["manhattan_1", "manhattan_2", "manhattan_3", "noisy_sgd"])
+def test_every_optimizer_of_the_library_trains(optimizer: str, tmp_path: Path) -> None:
+    lr = {"noisy_sgd": 0.1, "manhattan_1": 0.001}.get(optimizer, 0.005)
+    settings = ["rule=feedback_alignment", f"optimizer.name={optimizer}", f"optimizer.lr={lr}", "epochs=6"]
+    run = train(quick(tmp_path, *settings))
+    assert run.test_error < 0.15
+    assert read_config(run.folder / "config.toml").optimizer.name == optimizer
+
+
+def test_constraints_hold_in_a_run(tmp_path: Path) -> None:
+    settings = (
+        "rule=backprop",
+        "constraints=['frozen_signs', 'constant_norm']",
+        "constraint_parameters.frozen_signs.at=0.3",
+    )
+    runs = [train(quick(tmp_path, *settings, "optimizer.lr=0.1", f"epochs={epochs}")) for epochs in (0, 3)]
+    before, after = (load_file(run.folder / "weights.safetensors") for run in runs)
+    for layer in ("fc1", "fc2"):
+        sizes = [np.linalg.norm(state[f"{layer}.weight"]) for state in (before, after)]
+        assert sizes[1] == pytest.approx(sizes[0], rel=1e-4)
+        assert np.array_equal(np.sign(after[f"{layer}.weight"]), after[f"{layer}.frozen_signs_s"])
+        assert not np.array_equal(after[f"{layer}.frozen_signs_s"], before[f"{layer}.frozen_signs_s"])
+    assert {"constant_norm.rule", "frozen_signs_torch.py"} <= {path.name for path in runs[1].folder.iterdir()}
+    with pytest.raises(UserError, match="no constraint but of the kind rule"):
+        train(quick(tmp_path, "constraints=['backprop']"))
+    with pytest.raises(UserError, match="no parameter `att`"):
+        train(quick(tmp_path, "constraints=['frozen_signs']", "constraint_parameters.frozen_signs.att=1"))
+
+
+def test_a_parameter_follows_its_schedule(tmp_path: Path) -> None:
+    config = quick(tmp_path, "rule=kolen_pollack", "parameters.decay={start=0.5, end=0.1}")
+    made, dataset = engine(config, "kolen_pollack")
+    batch = next(iter(dataset.train.shuffled(16, 0, 0)))
+    for step, value in ((0, 0.5), (8, 0.3)):
+        made.step(TASK, batch, 1.0, Clock(step, 8, 2))
+        assert float(made.net.ruledsl.settings["decay"]) == pytest.approx(value)  # type: ignore[union-attr, arg-type]
+    run = train(config)
+    assert read_config(run.folder / "config.toml").schedules["decay"].end == 0.1
+
+
+def test_the_optimizer_of_a_rule_has_the_defaults_of_its_definition(tmp_path: Path) -> None:
+    chosen = resolved(quick(tmp_path), data.load("synthetic"), (compiled("weight_mirror_tpe"), None)).optimizers[
+        "align"
+    ]
+    assert (chosen.name, chosen.lr, chosen.momentum) == ("sgd", 1.0, 0.0)
+
+
+@pytest.mark.parametrize("rule", ["activation_alignment", "weight_mirror", "dense_feedback_alignment"])
+def test_a_compiled_network_trains_in_phases(rule: str, tmp_path: Path) -> None:
+    settings = ["epochs=3", "data.options.train=64", "optimizer.lr=0.01"]
+    plain, fast = (
+        train(quick(tmp_path, f"rule={rule}", f"compile={flag}", *settings)).epochs[-1].test.loss
+        for flag in ("false", "true")
+    )
+    assert fast == pytest.approx(plain, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings", "angle"),
+    [
+        ("weight_mirror", ["parameters.decay_B=0.05"], 35),
+        ("symmetric_alignment", ["optimizers.align.lr=0.01"], 10),
+        ("kolen_pollack", ["parameters.decay=0.1", "optimizer.name=sgd", "optimizer.lr=0.02"], 10),
+    ],
+)
+def test_the_angle_between_feedback_and_forward_weights_closes(
+    rule: str, settings: list[str], angle: float, tmp_path: Path
+) -> None:
+    run = train(quick(tmp_path, f"rule={rule}", "epochs=20", "data.batch_size=16", *settings))
+    angles = [epoch.probes["angle/fc2.B"] for epoch in run.epochs]
+    assert angles[0] > 60
+    assert angles[-1] < angle

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from backends.torch import handwritten, small
@@ -11,7 +9,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from ruledsl.errors import UserError
-from ruledsl.program import Schedule
 from ruledsl_torch import advance, convert, observe
 
 
@@ -198,12 +195,6 @@ def test_mirroring_brings_the_feedback_weights_to_the_transpose():
 def test_a_driven_phase_needs_an_example():
     with pytest.raises(UserError, match="drives every layer"):
         convert(small.mlp(), handwritten.weight_mirror)
-
-
-def test_a_rule_that_alternates_between_phases_is_refused():
-    program = replace(handwritten.backprop, schedule=Schedule(alternate=("task", "align")))
-    with pytest.raises(UserError, match="alternates between phases"):
-        convert(small.mlp(), program)
 
 
 def test_a_layer_without_bias_reads_zero_and_stores_none():

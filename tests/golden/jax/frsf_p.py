@@ -1,0 +1,42 @@
+"""Fixed random magnitude, partly sign-concordant feedback (frsf_p).
+
+Source: Liao et al. 2015, section 2, setting 5
+
+Locality: nonlocal; sign(W) -> send.
+
+p  probability that the sign of a feedback weight is wrong
+
+Made by ruledsl 0.1.0 from rule text 40445829a86e309e.
+
+Activities are [batch, units] or [batch, height, width, channels]. `layer` is the linear map of the layer, with
+`apply`, `adjoint` and `outer` (Dense and Conv2d of ruledsl_jax.linear). Maps between the two sides
+of the layer are stored like W, in either direction.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def init_M(shape, key):
+    """The first value of M: uniform(0, 1)."""
+    return jax.random.uniform(key, shape, minval=0.0, maxval=1.0)
+
+
+def init_S(shape, key, p=0.5):
+    """The first value of S: signs(p)."""
+    return jnp.where(jax.random.bernoulli(key, p, shape), -1.0, 1.0)
+
+
+def send(layer, W, M, S, delta):
+    """The error for the neurons that feed this layer: M * sign(W.T) * S @ delta."""
+    return layer.adjoint(M * jnp.sign(W) * S, delta)
+
+
+def grad_W(layer, x, delta):
+    """The pseudo-gradient of W: outer(delta, x)."""
+    return layer.outer(delta, x)
+
+
+def grad_b(layer, delta):
+    """The pseudo-gradient of b: summed(delta)."""
+    return layer.sum_to_units(delta)

@@ -1,0 +1,88 @@
+"""Weight mirrors with adaptive optimization and operations (weight_mirror_ad_ops).
+
+Source: Kunin et al. 2020, Table 5, column 3; section B.1.3
+
+Locality: nonlocal; pool(batch) -> B, pool(units) -> B, reverse(B) -> B.
+
+Compiled with fo_bias = True, fo_relu = True, fo_bwmc = True, fo_fwmc = True, fo_fwl2n = False,
+bo_bias = False, bo_relu = True, bo_fwmc = False, bo_fwl2n = True, bi_bwmc = True, bi_fwmc = False,
+bi_fwl2n = False, use_null = False, delay = 0.
+
+sigma  standard deviation of the noise
+alpha  weight of amp
+beta   weight of decay
+gamma  weight of null
+
+Made by ruledsl 0.1.0 from rule text da189c9f07d6e6ad.
+
+Activities are [batch, units] or [batch, height, width, channels]. `layer` is the linear map of the layer, with
+`apply`, `adjoint` and `outer` (Dense and Conv2d of ruledsl_jax.linear). Maps between the two sides
+of the layer are stored like W, in either direction.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def init_B(shape, key, fan_out):
+    """The first value of B: normal(0, sqrt(1 / fan_out))."""
+    return math.sqrt(1 / fan_out) * jax.random.normal(key, shape)
+
+
+def send(layer, B, delta):
+    """The error for the neurons that feed this layer: B @ delta."""
+    return layer.adjoint(B, delta)
+
+
+def grad_W(layer, x, delta):
+    """The pseudo-gradient of W: outer(delta, x)."""
+    return layer.outer(delta, x)
+
+
+def grad_b(layer, delta):
+    """The pseudo-gradient of b: summed(delta)."""
+    return layer.sum_to_units(delta)
+
+
+def drive_x_align(shape, key, sigma=0.6402):
+    """The activity that stands in for x in this phase: normal(0, sigma)."""
+    return sigma * jax.random.normal(key, shape)
+
+
+def grad_B_align(layer, W, B, b, x, batch_size, alpha=31.286384639999998, beta=232.7856):
+    """The pseudo-gradient of B: derived, see below."""
+    x_centered = x - jnp.mean(x, axis=0, keepdims=True)
+    h_linear = layer.apply(B, x_centered)
+    h_rectified = jax.nn.relu(h_linear)
+    length = jnp.linalg.norm(h_rectified, axis=-1, keepdims=True).clip(1e-6)
+    projected = layer.apply(W, x)
+    f_rectified = jax.nn.relu(projected + layer.spread(b))
+    f_centered = f_rectified - jnp.mean(f_rectified, axis=0, keepdims=True)
+    f_contrasted = f_centered - jnp.mean(f_centered, axis=-1, keepdims=True)
+    ratio = f_contrasted / length
+    ratio_2 = h_rectified / length
+    return (
+        2 * beta * B
+        + layer.outer(
+            jnp.where(
+                h_linear > 0,
+                (
+                    jnp.where(
+                        length > 1e-06,
+                        (
+                            alpha
+                            * projected.shape[-1]
+                            / batch_size
+                            * (jnp.mean(ratio * ratio_2, axis=-1, keepdims=True) * ratio_2)
+                        ),
+                        0,
+                    )
+                    - alpha / batch_size * ratio
+                ),
+                0,
+            ),
+            x_centered,
+        )
+    )

@@ -1,0 +1,41 @@
+"""Fixed random magnitude, partly sign-concordant feedback (frsf_p).
+
+Source: Liao et al. 2015, section 2, setting 5
+
+Locality: nonlocal; sign(W) -> send.
+
+p  probability that the sign of a feedback weight is wrong
+
+Made by ruledsl 0.1.0 from rule text 40445829a86e309e.
+
+Activities are [batch, units] or [batch, channels, height, width]. `layer` is the linear map of the layer, with
+`apply`, `adjoint` and `outer` (Dense and Conv2d of ruledsl_torch.linear). Maps between the two sides
+of the layer are stored like W, in either direction.
+"""
+
+import torch
+
+
+def init_M(shape, generator=None):
+    """The first value of M: uniform(0, 1)."""
+    return torch.empty(shape).uniform_(0.0, 1.0, generator=generator)
+
+
+def init_S(shape, p=0.5, generator=None):
+    """The first value of S: signs(p)."""
+    return 1 - 2 * torch.empty(shape).bernoulli_(p, generator=generator)
+
+
+def send(layer, W, M, S, delta):
+    """The error for the neurons that feed this layer: M * sign(W.T) * S @ delta."""
+    return layer.adjoint(M * torch.sign(W) * S, delta)
+
+
+def grad_W(layer, x, delta):
+    """The pseudo-gradient of W: outer(delta, x)."""
+    return layer.outer(delta, x)
+
+
+def grad_b(layer, delta):
+    """The pseudo-gradient of b: summed(delta)."""
+    return layer.sum_to_units(delta)
