@@ -1,4 +1,4 @@
-"""The corpora: what is wrong in `bad/` is said exactly so, and what is in `good/` compiles and means the same everywhere.
+"""The corpora: what is wrong in `bad/` is said exactly so, what is in `good/` compiles and means the same everywhere.
 
 `pytest --update-golden` writes the golden files of `bad/` anew.
 """

@@ -383,9 +383,9 @@ class _Checker:
     def _stored(self, node: Node | None, type: Type, what: str, expr: tree.Expr, text: Text) -> Node | None:
         """A value to be stored in a tensor: of its type, or an activity that is summed over batch and positions."""
         both_vectors = node is not None and type.kind == "vector" == node.type.kind
-        if node is not None and both_vectors and node.type.target == type.target:
-            if "units" in node.type.axes and not node.type.boolean:
-                return node
+        same_space = node is not None and both_vectors and node.type.target == type.target
+        if node is not None and same_space and "units" in node.type.axes and not node.type.boolean:
+            return node
         return self._expect(node, type, what, expr, text)
 
     def _grad(self, item: tree.Grad, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:

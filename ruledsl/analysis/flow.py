@@ -14,6 +14,7 @@ from ruledsl.ir.labels import BROADCAST, NOTHING, TRANSPORT, Key, Labels, Mark, 
 from ruledsl.ir.nodes import Node, Place, reads, walk
 from ruledsl.ir.operations import OPERATIONS
 from ruledsl.ir.types import Type
+from ruledsl.program import INIT
 
 Verdict = Literal["local", "nonlocal"]
 
@@ -84,6 +85,7 @@ class _Flow:
         self.equations = equations
         self.ordered = _sources_first(equations)
         self.content: dict[str, Labels] = {}
+        self.first: dict[str, Labels] = {}  # the same before the first step, when nothing has been learned yet
         self.driven: dict[str, Labels] = {}  # by phase: what the activity that drives it depends on
         self.memo: dict[tuple[str, int], Labels] = {}  # a signal is not the same in every phase
 
@@ -94,6 +96,8 @@ class _Flow:
             self.memo = {}
             for equation in self.ordered:
                 labels = self.labels_of(equation.value, equation.phase)
+                if equation.role == "init":
+                    self.first[equation.target] = labels
                 if equation.role in ("grad", "assign", "init", "draw"):
                     self.content[equation.target] = join((self.content.get(equation.target, NOTHING), labels))
                 elif equation.role == "drive":
@@ -105,7 +109,7 @@ class _Flow:
     def _known(self) -> object:
         return [
             {name: {(key, mark.own) for key, mark in labels.items()} for name, labels in found.items()}
-            for found in (self.content, self.driven)
+            for found in (self.content, self.first, self.driven)
         ]
 
     def labels_of(self, root: Node, phase: str) -> Labels:
@@ -117,7 +121,7 @@ class _Flow:
 
     def _labels(self, node: Node, phase: str) -> Labels:
         if node.op == "tensor":
-            return self._tensor(node)
+            return self._tensor(node, self.first if phase == INIT else self.content)
         if node.op == "signal":
             name, index = node.attrs
             if name in ("e", "target") or index:
@@ -129,23 +133,24 @@ class _Flow:
             return join(self.memo[phase, id(arg)] for arg in node.args)
         return OPERATIONS[node.op].flow(node, lambda arg: self.memo[phase, id(arg)])
 
-    def _tensor(self, node: Node) -> Labels:
+    def _tensor(self, node: Node, content: dict[str, Labels]) -> Labels:
         """Reading a tensor where it lives: its own value and whatever it remembers."""
         name = str(node.attrs[0])
         mapped = node.type.kind in ("map", "parameter")
         remembered: dict[Key, Mark] = {
             key: Mark(mapped, mark.place)
-            for key, mark in self.content.get(name, NOTHING).items()
-            if key[0] != name and not (mark.own and self._constant(key[0]))
+            for key, mark in content.get(name, NOTHING).items()
+            if key[0] != name and not (mark.own and self._own_constant(key, node.type))
         }
         if not mapped:
             return remembered
         return {(name, "value"): Mark(True, node.place), **remembered}
 
-    def _constant(self, source: str) -> bool:
+    def _own_constant(self, key: Key, site: Type) -> bool:
         """A synapse's own constants and its own noise are part of what it has become, not news from elsewhere."""
-        declared = self.equations.tensors.get(source)
-        return declared is not None and declared.kind in ("fixed", "fresh")
+        declared = self.equations.tensors.get(key[0])
+        constant = declared is not None and declared.kind in ("fixed", "fresh")
+        return declared is not None and constant and declared.type == site and key[1] in ("value", "sign")
 
     def is_own(self, source: str, channel: str, equation: Equation) -> bool:
         """Whether a sink has the information anyway: a synapse its own maps, and the signals of its two neurons."""

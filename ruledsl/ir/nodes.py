@@ -90,7 +90,7 @@ def tensor(name: str, type: Type, index: str | None = None, place: Place | None 
 
 
 def walk(*roots: Node, until: Container[int] = ()) -> Iterator[Node]:
-    """Every node below the roots, arguments before their readers, each once; nothing below those with an id in `until`."""
+    """Every node below the roots, arguments before their readers, each once; nothing below the ids in `until`."""
     seen: set[int] = set()
     for root in roots:
         stack: list[tuple[Node, bool]] = [(root, False)]

@@ -167,7 +167,8 @@ def _mean(node: Node, g: Node) -> Cotangents:
 def _std(node: Node, g: Node) -> Cotangents:
     (a,) = node.args
     deviation = make("sub", a, make("mean", a, attrs=node.attrs))
-    return [make("mul", make("div", g, make("mul", make("count", a, attrs=node.attrs), node)), deviation)]
+    slope = make("mul", make("div", g, make("mul", make("count", a, attrs=node.attrs), node)), deviation)
+    return [make("where", make("gt", node, 0.0), slope, 0.0)]  # units that are silent together have no slope
 
 
 def _length(node: Node, g: Node) -> Cotangents:

@@ -163,12 +163,14 @@ class Observer:
         own = self.equations.tensors[source].type
         for equation in self.equations.equations:
             declared = self.equations.tensors.get(equation.target)
-            if declared is not None and declared.type == own and equation.target != source:
-                if any(_is(node, source) for node in walk(equation.value)):
-                    return False
+            neighbour = declared is not None and declared.type == own and equation.target != source
+            if neighbour and any(_is(node, source) for node in walk(equation.value)):
+                return False
             for node in walk(self.held(equation.value, source, False)):
                 if node.op not in ("norm", "sq", "transpose") and any(_reads(arg, source) for arg in node.args):
                     return False
+            if _reads(self.held(equation.value, source, False), source):
+                return False
         return True
 
     def changes(self, source: str, mode: Mode, attempt: int = 0) -> list[Output]:
@@ -179,14 +181,11 @@ class Observer:
         for output, value in other.outputs.items():
             declared = self.equations.tensors.get(output[2])
             beside = own is not None and declared is not None and declared.type == own
-            before = (self._beside(own).isolated if beside else base.outputs)[output]
+            before = (base.isolated if beside else base.outputs)[output]
             after = other.isolated[output] if beside else value
             if _differ(before, after, 1e-9 if mode.norm else 0.0):
                 result.append(output)
         return result
-
-    def _beside(self, own: Type | None) -> Trace:
-        return self.base
 
     def _type(self, source: str) -> Type | None:
         declared = self.equations.tensors.get(source)
@@ -212,7 +211,9 @@ class Observer:
 class _Run:
     """One run: first values, then every phase of every step."""
 
-    def __init__(self, observer: Observer, source: str | None, mode: Mode, base: Trace | None, attempt: int = 0) -> None:
+    def __init__(
+        self, observer: Observer, source: str | None, mode: Mode, base: Trace | None, attempt: int = 0
+    ) -> None:
         self.observer, self.source, self.mode, self.base = observer, source, mode, base
         self.equations, self.layer = observer.equations, observer.layer
         self.trace = Trace()
@@ -347,7 +348,8 @@ def _hears(root: Node, signal: str) -> bool:
 
 
 def _differ(before: Any, after: Any, tolerance: float) -> bool:
-    before, after = np.asarray(before), np.asarray(after)
+    if isinstance(before, list):
+        return any(_differ(b, a, tolerance) for b, a in zip(before, after, strict=True))
     if tolerance:
         return not np.allclose(before, after, rtol=tolerance, atol=tolerance, equal_nan=True)
     return not np.array_equal(before, after, equal_nan=True)
@@ -383,9 +385,7 @@ def _held(node: Node) -> Node:
     return node if name.endswith(HELD) else replace(node, attrs=(name + HELD, *node.attrs[1:]))
 
 
-def precision(
-    make: Callable[[int], Observer], ledger: Ledger, attempts: int
-) -> tuple[list[Entry], list[Entry]]:
+def precision(make: Callable[[int], Observer], ledger: Ledger, attempts: int) -> tuple[list[Entry], list[Entry]]:
     """The entries that were seen and those that were not; `make(attempt)` gives an observer with other values."""
     seen: list[Entry] = []
     missed = [entry for entry in ledger if entry.channel in (*TRANSPORT, BROADCAST)]

@@ -22,7 +22,16 @@ MAPS = (
 )
 CONSTANTS = ("0.37", "1.13", "0.21", "2.7", "0.083", "1", "2", "0.5", "1e-3", "3")
 WILD = 0.02  # how often a function is applied without care
-_UNARY = ("relu({})", "sign({})", "abs({})", "tanh({})", "(-({}))", "(({}) ** 2)", "clip({}, -0.83, 0.71)", "exp(tanh({}))")
+_UNARY = (
+    "relu({})",
+    "sign({})",
+    "abs({})",
+    "tanh({})",
+    "(-({}))",
+    "(({}) ** 2)",
+    "clip({}, -0.83, 0.71)",
+    "exp(tanh({}))",
+)
 _CAREFUL = ("log(1.3 + abs({}))", "sqrt(0.2 + abs({}))", "((0.6 + abs({})) ** 1.7)", "(1 / (0.7 + abs({})))")
 _CARELESS = ("exp({})", "(({}) ** 3)", "log(abs({}))", "sqrt(abs({}))", "(1 / ({}))")
 _BINARY = ("({} + {})", "({} - {})", "({} * {})", "({} / (0.7 + abs({})))", "min({}, {})", "max({}, {})")
@@ -94,7 +103,10 @@ class Phrases:
             return form.format(*pair)
         switch = self.chance(0.5)  # may be known to the compiler, and then the value has the type of one branch alone
         condition = self.condition(SCALAR if switch else type, depth - 1)
-        then, otherwise = self.of(type, depth - 1), self.of(type, depth - 1) if switch else self._partner(type, depth - 1)
+        then, otherwise = (
+            self.of(type, depth - 1),
+            self.of(type, depth - 1) if switch else self._partner(type, depth - 1),
+        )
         return f"(if {condition} then {then} else {otherwise})"
 
     def _partner(self, type: Type, depth: int) -> str:
@@ -130,7 +142,9 @@ class Phrases:
         if self.chance(0.4) and not self.names.optimizer:
             return self._summary(depth)
         if self.names.optimizer and self.chance(0.3):
-            return f"{self.random.choice(('norm', 'sq', 'mean', 'std'))}({self.parameter(self._type_of_p(), depth - 1)})"
+            return (
+                f"{self.random.choice(('norm', 'sq', 'mean', 'std'))}({self.parameter(self._type_of_p(), depth - 1)})"
+            )
         return self._elementwise(SCALAR, depth)
 
     def _number(self) -> str:
@@ -199,7 +213,9 @@ class Phrases:
         vector = self.vector(activity(source), depth - 1)
         if source != OUT and self.chance(0.1):
             return f"({self.map(kind, shallow)} @ mean({vector}, positions))"
-        if OUT not in (source, target) and self.chance(0.1):  # an average, and no activity of this batch, unless something is added
+        if OUT not in (source, target) and self.chance(
+            0.1
+        ):  # an average, and no activity of this batch, unless something is added
             return f"({self.map(kind, shallow)} @ mean({vector}, batch) + {self.vector(activity(target), 0)})"
         return f"({self.map(kind, shallow)} @ {vector})"
 
@@ -291,4 +307,3 @@ class Phrases:
 
 class NoSuchValue(Exception):
     """Nothing that a place sees can make a value of the wanted type."""
-

@@ -21,8 +21,33 @@ from ruledsl.verification.phrases import CONSTANTS, MAPS, Names, NoSuchValue, Ph
 SIGNALS = frozenset(("x", "delta", "u", "y", "e", "target", "delta[k]"))
 DRIVEN = frozenset(("x", "u", "y"))
 _PLAIN = ("B", "C", "M", "V", "S", "m", "v", "alpha", "rate", "trace", "h", "f", "G", "Q", "R2", "B_hat")
-_AWKWARD = ("layer", "torch", "jnp", "jax", "math", "key", "generator", "shape", "self", "grad_W", "next_B", "total")
-_AWKWARD += ("product", "outer_delta_x", "send_task", "print", "delta_at_k", "M_at_k", "phi_", "list", "zip", "T", "dims")
+_AWKWARD: tuple[str, ...] = (
+    "layer",
+    "torch",
+    "jnp",
+    "jax",
+    "math",
+    "key",
+    "generator",
+    "shape",
+    "self",
+    "grad_W",
+    "next_B",
+    "total",
+)
+_AWKWARD += (
+    "product",
+    "outer_delta_x",
+    "send_task",
+    "print",
+    "delta_at_k",
+    "M_at_k",
+    "phi_",
+    "list",
+    "zip",
+    "T",
+    "dims",
+)
 _SHAPED = ("normal(0, 1)", "uniform(-1, 1)", "signs(0.3)", "normal(0.1, sqrt(1 / fan_in))", "zeros()", "ones()")
 _ONLY_MAPS = ("xavier()", "kaiming()", "orthogonal()")
 ATTEMPTS = 20
@@ -221,7 +246,9 @@ def _updates(body: _Body, weights: list[str], states: list[str], signals: frozen
         if chosen:
             by = " by align" if align else ""
             line = f"minimize {_energy(body, chosen, signals)} over {', '.join(chosen)}{by}"
-            if not any(old.startswith("minimize") and old.split(" over ")[1] == line.split(" over ")[1] for old in body.lines):
+            if not any(
+                old.startswith("minimize") and old.split(" over ")[1] == line.split(" over ")[1] for old in body.lines
+            ):
                 body.lines.append(_conditional(body, line, signals))
 
 
@@ -231,8 +258,6 @@ def _conditional(body: _Body, line: str, signals: frozenset[str]) -> str:
     condition = body.at(signals, lets=bool(signals)).condition(SCALAR, 2)
     if body.names.switches and body.chance(0.4):
         condition = body.random.choice(body.names.switches)
-    inside = f"let {(name := body.new_name())} = {body.at(signals, lets=bool(signals)).scalar(1)}\n" if body.chance(0.2) else ""
-    del inside
     return f"when {condition} {{ {line} }}"
 
 
@@ -284,7 +309,15 @@ def _term(body: _Body, phrases: Phrases, name: str, type: Type) -> str:
         if body.chance(0.5):
             over = source
             h, f = f"{name}.T @ {phrases.vector(activity(target), 1)}", phrases.vector(activity(source), 1)
-        wraps = ("{}", "{}", "relu({})", "center({}, batch)", "normalize({}, units)", "tanh({})", "abs({})")
+        wraps: tuple[str, ...] = (
+            "{}",
+            "{}",
+            "relu({})",
+            "center({}, batch)",
+            "normalize({}, units)",
+            "tanh({})",
+            "abs({})",
+        )
         wraps += ("max({}, 0.1)", "clip({}, -1.2, 1.7)", "({}) ** 2", "({}) / (1 + abs({}))", "exp(tanh({}))")
         wraps += ("center({}, units)", "if {} > 0.2 then {} else 0.1", "phi({})" if over == POST else "{}")
         if OUT not in (source, target) and body.chance(0.1):

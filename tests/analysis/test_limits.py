@@ -1,4 +1,4 @@
-"""Texts that are deep, long or circular are answered, and soon: no recursion without end, nothing that doubles each time."""
+"""Texts that are deep, long or circular are answered, and soon: no endless recursion, nothing that doubles."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ from ruledsl.verification.witness import compare
 BACKENDS = ("torch", "jax")
 
 # What the emitted modules, their runtimes, Python or the generated functions call something themselves.
-NAMES = (
-    ["torch", "jax", "jnp", "math", "numpy", "layer", "key", "generator", "shape", "dims", "axes", "axis", "keepdim"]
-    + ["zip", "len", "print", "float", "int", "open", "exec", "eval", "compile", "globals", "type", "object", "range"]
-    + ["self", "cls", "match", "case", "bias", "forward", "training", "parameters", "module", "fn"]
-    + ["init_B", "grad_W", "next_s", "draw_N", "send_", "outer_delta_x", "delta_at_k", "D_at_k", "g", "p", "W_", "x_"]
-    + ["product", "ratio", "where", "mul", "l", "O", "I", "e2", "nan", "NotImplemented", "T", "k", "layer_", "key_"]
-)
+WORDS = """
+    torch jax jnp math numpy layer key generator shape dims axes axis keepdim zip len print float int open exec eval
+    compile globals type object range self cls match case bias forward training parameters module fn init_B grad_W
+    next_s draw_N send_ outer_delta_x delta_at_k D_at_k g p W_ x_ product ratio where mul l O I e2 nan
+    NotImplemented T k layer_ key_
+"""
+NAMES = WORDS.split()
 ROLES = {
     "parameter": "param {0} = 0.5",
     "switch": "static param {0} = 0.5",
