@@ -131,7 +131,7 @@ class Observer:
             wanted: dict[Mode, list[Equation]] = {}
             for equation in self.sinks():
                 mode = self._denied(source, equation)
-                if mode is not None and equation.target != source:
+                if mode is not None:
                     wanted.setdefault(mode, []).append(equation)
             for mode, equations in wanted.items():
                 changed = self.changes(source, mode)

@@ -1,4 +1,4 @@
-"""Random rules: the compiled code means what the reference says, and information moves only where the ledger says so."""
+"""Random rules: compiled code means what the reference says, and information moves only where the ledger says so."""
 
 from __future__ import annotations
 
