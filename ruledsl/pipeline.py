@@ -78,8 +78,8 @@ def simplify(equations: Equations) -> Equations:
 def check_text(text: Text, fallback: Lookup, known: Callable[[], list[str]]) -> tuple[list[Checked], list[Diagnostic]]:
     """Every definition of a text, and the diagnostics that belong to none of them (those of the grammar).
 
-    A definition with a syntax error in it lacks the statements that could not be read: of what is found in the rest, only
-    that is reported which they can't be the reason of.
+    A definition with a syntax error in it lacks the statements that could not be read: of what is found in the rest,
+    only that is reported which they can't be the reason of.
     """
     file, syntax = parse(text)
     library = Library(file, text, fallback, known)

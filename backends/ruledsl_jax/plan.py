@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ruledsl_torch.plan import CLOCK, VISITS, Call, Pass, evaluate, needed
-from ruledsl_torch.plan import Plan as WholePlan
-
 from ruledsl.errors import UserError
 from ruledsl.program import TASK
+from ruledsl_torch.plan import CLOCK, VISITS, Call, Pass, evaluate, needed
+from ruledsl_torch.plan import Plan as WholePlan
 
 __all__ = ["CLOCK", "VISITS", "Call", "Plan", "evaluate"]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,18 +28,9 @@ def witness(
     hundredfold, which says nothing of the emitted code.
     """
     conv = not isinstance(geometry, DenseGeometry)
-    make = Conv2d if conv else Dense
     spaces = {tensor.name: tensor.space for tensor in program.tensors}
-    static = {
-        "layer": make(**geometry.arguments()),  # type: ignore[arg-type]
-        "phi": jnp.tanh,
-        "dphi": lambda v: 1 - jnp.tanh(v) ** 2,
-    }
     with jax.enable_x64(precision == "float64"):
-        dtype = jnp.float64 if precision == "float64" else jnp.float32
-        dynamic = {name: _to_jax(name, v, spaces, conv, dtype) for name, v in values.items() if name not in static}
-        sizes = {name: dynamic.pop(name) for name in ("batch_size", "classes", "fan_in", "fan_out") if name in dynamic}
-        computed = collect(program, phase, {**dynamic, **static, **sizes})
+        computed = collect(program, phase, _arguments(program, geometry, values, precision))
         results = {name: np.asarray(value) for name, value in computed.items()}
     back: Results = {}
     for name, value in results.items():
@@ -51,6 +43,42 @@ def witness(
             full = np.shape(layouts.tensor_to_jax(space, values[target], conv))
             back[name] = layouts.tensor_from_jax(space, np.broadcast_to(value, full), conv)
     return back
+
+
+def dependent(
+    program: Program, phase: str, geometry: Geometry, values: Mapping[str, Any], precision: Precision, name: str
+) -> set[str]:
+    """The outputs of a phase that depend on the argument `name`, as the jaxpr says: no value is tried."""
+    with jax.enable_x64(precision == "float64"):
+        arguments = _arguments(program, geometry, values, precision)
+
+        def outputs(value: Any) -> Results:
+            return collect(program, phase, {**arguments, name: value})
+
+        traced, shapes = jax.make_jaxpr(outputs, return_shape=True)(arguments[name])
+    reached: set[Any] = set(traced.jaxpr.invars)
+    for equation in traced.jaxpr.eqns:
+        if any(not isinstance(v, jax.extend.core.Literal) and v in reached for v in equation.invars):
+            reached.update(equation.outvars)
+    last = [not isinstance(v, jax.extend.core.Literal) and v in reached for v in traced.jaxpr.outvars]
+    return {output for output, reads in zip(sorted(shapes), last, strict=True) if reads}
+
+
+def _arguments(
+    program: Program, geometry: Geometry, values: Mapping[str, Any], precision: Precision
+) -> dict[str, Any]:
+    """Everything that the functions of a program are called with, in JAX's layout."""
+    conv = not isinstance(geometry, DenseGeometry)
+    make = Conv2d if conv else Dense
+    spaces = {tensor.name: tensor.space for tensor in program.tensors}
+    static = {
+        "layer": make(**geometry.arguments()),  # type: ignore[arg-type]
+        "phi": jnp.tanh,
+        "dphi": lambda v: 1 - jnp.tanh(v) ** 2,
+    }
+    dtype = jnp.float64 if precision == "float64" else jnp.float32
+    dynamic = {name: _to_jax(name, v, spaces, conv, dtype) for name, v in values.items() if name not in static}
+    return {**dynamic, **static}
 
 
 def _moved(value: Any) -> Any:

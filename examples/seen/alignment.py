@@ -1,7 +1,7 @@
-"""How far does feedback learn to follow the forward weights? (Akrout et al. 2019, Figure 4; Kunin et al. 2020, Figure S4)
+"""How far does feedback learn to follow the forward weights? (Akrout et al. 2019, Figure 4; Kunin et al., Figure S4)
 
-Trains an MLP with one hidden layer and a LeNet on MNIST, and draws the angle between B and W.T in every layer that passes
-an error on, epoch by epoch. Needs MNIST in $RULEDSL_DATA; takes about ten minutes on two cores.
+Trains an MLP with one hidden layer and a LeNet on MNIST, and draws the angle between B and W.T in every layer that
+passes an error on, epoch by epoch. Needs MNIST in $RULEDSL_DATA; takes about ten minutes on two cores.
 """
 
 from __future__ import annotations

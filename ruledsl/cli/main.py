@@ -24,6 +24,7 @@ COMMANDS = {
     "check": "ruledsl.cli.check:command",
     "explain": "ruledsl.cli.explain:command",
     "compile": "ruledsl.cli.compile:command",
+    "verify": "ruledsl.cli.verify:command",
     "fmt": "ruledsl.cli.fmt:command",
     "train": "ruledsl.cli.train:command",
     "compare": "ruledsl.cli.compare:command",

@@ -130,7 +130,7 @@ class Observer:
         for source in (*self.sources, *self.signals):
             wanted: dict[Mode, list[Equation]] = {}
             for equation in self.sinks():
-                mode = self._denied(source, equation)
+                mode = self.denied(source, equation)
                 if mode is not None:
                     wanted.setdefault(mode, []).append(equation)
             for mode, equations in wanted.items():
@@ -143,7 +143,7 @@ class Observer:
                 ]
         return found
 
-    def _denied(self, source: str, equation: Equation) -> Mode | None:
+    def denied(self, source: str, equation: Equation) -> Mode | None:
         """How the source may change without reaching the sink; None where the ledger promises nothing."""
         channels = frozenset(self.claims.get((source, equation.target, equation.phase), ()))
         if source in self.signals:

@@ -1,0 +1,61 @@
+"""`ruledsl verify`: run the compiled code, and compare it with what the rule means and what its ledger promises."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Annotated
+
+import typer
+
+from ruledsl.cli.main import FINE, RULE_HAS_ERRORS
+
+MOST_FAILURES = 5  # of one check, shown
+
+
+def command(
+    rule: Annotated[str, typer.Argument(metavar="RULE", help="A rule of the library, or a path.")],
+    backend: Annotated[str | None, typer.Option("--backend", help="torch or jax; by default all installed.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter. May be repeated.")
+    ] = None,
+) -> None:
+    """Check by machine that the compiled code means what the rule says, and reads no more than its ledger lists.
+
+    The exit status is 0, or 1 where a check fails.
+    """
+    import ruledsl
+    from ruledsl.cli.compile import values
+    from ruledsl.cli.tables import table
+    from ruledsl.emit.backend import backend as find
+    from ruledsl.verification.verify import Row, several_steps, verify
+
+    loaded = ruledsl.load(rule, **values(settings or []))
+    chosen = [find(backend).name] if backend else _installed()
+    rows: list[Row] = [] if loaded.kind == "optimizer" else [several_steps(loaded)]
+    for name in chosen:
+        rows += verify(loaded, name)
+    shown = [
+        [row.backend, row.check, str(row.tried), f"{row.largest:.1e}" if row.largest else "0", _verdict(row.failures)]
+        for row in rows
+    ]
+    print(f"{loaded.kind} {loaded.name}: {loaded.verdict}")
+    print(table(shown, ("backend", "check", "tried", "largest deviation", ""), right=(2, 3)))
+    for row in rows:
+        for failure in row.failures[:MOST_FAILURES]:
+            print(f"\n{row.backend}, {row.check}:\n  {failure}")
+        if len(row.failures) > MOST_FAILURES:
+            print(f"  ... and {len(row.failures) - MOST_FAILURES} more")
+    failed = sum(bool(row.failures) for row in rows)
+    print(f"\n{len(rows)} checks, {failed} failed" if failed else f"\n{len(rows)} checks, all passed")
+    raise typer.Exit(RULE_HAS_ERRORS if failed else FINE)
+
+
+def _verdict(failures: list[str]) -> str:
+    return f"FAILED {len(failures)}" if failures else "ok"
+
+
+def _installed() -> list[str]:
+    """The backends whose frameworks are there."""
+    from ruledsl.emit.backend import backends
+
+    return [name for name in backends() if importlib.util.find_spec(name) is not None or name not in ("torch", "jax")]

@@ -1,0 +1,149 @@
+"""Everything that `ruledsl verify` tries: the compiled code against what the rule means and what its ledger promises."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ruledsl.emit.backend import backends
+from ruledsl.errors import UserError
+from ruledsl.program import INIT, Program
+from ruledsl.rule import Rule
+from ruledsl.verification.cases import random_values, reference_layer
+from ruledsl.verification.geometries import GEOMETRIES, Geometry
+from ruledsl.verification.interference import Pair, Tape, held_places, promises, trials
+from ruledsl.verification.observed import Mode, Observer
+from ruledsl.verification.witness import Precision, Witness, compare, python_names, renamed
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "float64")
+FEW = tuple(g for g in GEOMETRIES if g.name in ("dense", "conv3x3", "everything"))
+DRAWS = 2  # of values, for every promise on every layer of `FEW`
+Dependent = Callable[[Program, str, Geometry, Mapping[str, Any], Precision, str], set[str]]
+
+
+@dataclass
+class Row:
+    """One line of the table: what was tried how often, the largest deviation, and what failed, in words."""
+
+    backend: str
+    check: str
+    tried: int = 0
+    largest: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+    def saw(self, amount: float, allowed: float, words: str) -> None:
+        """One more trial."""
+        self.tried += 1
+        self.largest = max(self.largest, amount)
+        if not amount <= allowed:
+            self.failures.append(f"{words}: differs by {amount:.2g}")
+
+
+def verify(rule: Rule, backend: str) -> Iterator[Row]:
+    """The rows of one backend, one after the other. Raises RuleError, or UserError where the backend is not there."""
+    witness, dependent = witnesses(backend)
+    program = rule.compile(backend)
+    yield from verify_program(rule, program, witness, dependent)
+
+
+def verify_program(rule: Rule, program: Program, witness: Witness, dependent: Dependent | None) -> Iterator[Row]:
+    """The same for a program that may have been changed since it was compiled."""
+    yield from _equality(rule, program, witness)
+    pairs = promises(rule.equations, rule.ledger, FEW[0], program) if rule.kind != "optimizer" else []
+    yield from _interference(rule, program, witness, pairs)
+    if dependent is not None:
+        yield _independence(rule, program, dependent, [pair for pair in pairs if pair.mode in (Mode(), _REVERSE)])
+    yield _determinism(rule, program, witness)
+
+
+def several_steps(rule: Rule) -> Row:
+    """The ledger itself, on the reference: no flow that it denies within three steps of all phases."""
+    row = Row("reference", "no flow within 3 steps that the ledger denies")
+    for seed in range(DRAWS):
+        for geometry in FEW:
+            observer = Observer(rule.equations, rule.ledger, reference_layer(geometry), seed)
+            row.tried += sum(
+                observer.denied(source, sink) is not None
+                for source in (*observer.sources, *observer.signals)
+                for sink in observer.sinks()
+            )
+            row.failures += [f"{violation} ({geometry})" for violation in observer.violations()]
+    return row
+
+
+_REVERSE = Mode(reverse=True)
+
+
+def _equality(rule: Rule, program: Program, witness: Witness) -> Iterator[Row]:
+    for precision in PRECISIONS:
+        row = Row(program.backend, f"equals the reference in {precision}")
+        for geometry in GEOMETRIES:
+            for d in compare(program, rule.lowered, witness, geometry, precision):
+                row.saw(d.amount, d.allowed, f"{d.output} in {d.phase} ({d.geometry})")
+        yield row
+
+
+def _interference(rule: Rule, program: Program, witness: Witness, pairs: Sequence[Pair]) -> Iterator[Row]:
+    kinds = {
+        "what the ledger denies changes no bit": lambda mode: mode in (Mode(), _REVERSE),
+        "of a map only its signs matter": lambda mode: mode.signs and not mode.norm,
+        "of a map only its norm (and signs) matters": lambda mode: mode.norm,
+    }
+    for check, chosen in kinds.items():
+        row = Row(program.backend, check)
+        mine = [pair for pair in pairs if chosen(pair.mode)]
+        for geometry in FEW if mine else ():
+            for seed in range(DRAWS):
+                for trial in trials(program, rule.equations, mine, witness, geometry, seed=seed):
+                    words = f"{trial.pair.source} -> {trial.output} in {trial.pair.phase} ({trial.geometry})"
+                    row.saw(trial.amount, trial.allowed, words)
+        yield row
+
+
+def _independence(rule: Rule, program: Program, dependent: Dependent, pairs: Sequence[Pair]) -> Row:
+    row = Row(program.backend, "what the ledger denies is not in the jaxpr")
+    named = python_names(program, rule.equations)
+    for geometry in FEW:
+        values = random_values(rule.equations, reference_layer(geometry), np.random.default_rng(0))
+        tape = Tape(program)
+        for pair in pairs:
+            tape.record(pair.phase)
+            _, values_by_name = tape.program, renamed(values, named)
+            name = "delta_k" if pair.source == "delta[k]" else named.get(pair.source, pair.source)
+            dependent(tape.program, pair.phase, geometry, values_by_name, "float64", "step")  # records the matrices
+            tape.replay(pair.phase, held_places(rule.equations, pair))
+            found = dependent(tape.program, pair.phase, geometry, values_by_name, "float64", name)
+            for output in pair.outputs:
+                row.tried += 1
+                if output in found:
+                    row.failures.append(f"{pair.source} -> {output} in {pair.phase} ({geometry}): read by the jaxpr")
+    return row
+
+
+def _determinism(rule: Rule, program: Program, witness: Witness) -> Row:
+    row = Row(program.backend, "the same twice: source text and results")
+    again = rule.compile(program.backend).source == rule.compile(program.backend).source
+    row.saw(0.0 if again else float("inf"), 0.0, "the emitted source")
+    for geometry in FEW:
+        values = random_values(rule.equations, reference_layer(geometry), np.random.default_rng(1))
+        values = renamed(values, python_names(program, rule.equations))
+        for phase in dict.fromkeys(f.phase for f in program.functions if f.phase != INIT):
+            first, second = (witness(program, phase, geometry, values, "float32") for _ in range(2))
+            for output, value in first.items():
+                same = np.array_equal(value, second[output], equal_nan=True)
+                row.saw(0.0 if same else float("inf"), 0.0, f"{output} in {phase} ({geometry})")
+    return row
+
+
+def witnesses(backend: str) -> tuple[Witness, Dependent | None]:
+    """The witness of a backend, from the module `witness` of its package. Raises UserError where it can't be had."""
+    package = backends()[backend].partition(":")[0].partition(".")[0]
+    try:
+        module = importlib.import_module(f"{package}.witness")
+    except ImportError as error:
+        raise UserError(f"the backend {backend} cannot be run here: {error}") from None
+    return module.witness, getattr(module, "dependent", None)
