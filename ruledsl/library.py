@@ -54,7 +54,12 @@ def parse(text: str, name: str = "<text>", **values: float | bool) -> Rule:
 
 def check_file(path: Path) -> tuple[list[Checked], list[Diagnostic]]:
     """Every definition of a file, checked, and the diagnostics of its grammar. Raises UserError if it can't be read."""
-    return check_text(read(path), _lookup(path.parent), names)
+    return check_all(read(path), path.parent)
+
+
+def check_all(text: Text, beside: Path | None = None) -> tuple[list[Checked], list[Diagnostic]]:
+    """The same for a text, which may use the library and the definitions in a folder."""
+    return check_text(text, _lookup(beside), names)
 
 
 def read(path: Path) -> Text:

@@ -64,9 +64,7 @@ def dependent(
     return {output for output, reads in zip(sorted(shapes), last, strict=True) if reads}
 
 
-def _arguments(
-    program: Program, geometry: Geometry, values: Mapping[str, Any], precision: Precision
-) -> dict[str, Any]:
+def _arguments(program: Program, geometry: Geometry, values: Mapping[str, Any], precision: Precision) -> dict[str, Any]:
     """Everything that the functions of a program are called with, in JAX's layout."""
     conv = not isinstance(geometry, DenseGeometry)
     make = Conv2d if conv else Dense

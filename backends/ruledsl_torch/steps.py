@@ -141,9 +141,11 @@ def _run(layer: RuleLayer, phase: str, stores: Stores, gradients: Gradients) -> 
         with layer.weight.device:
             evaluate(drives, values)
         x = values[drives[0].name].to(layer.weight.dtype)
-        values.update(x=x, u=values["layer"].forward(x, layer.weight, layer.bias))
-        if layer.phi is not None:
-            values["y"] = layer.phi(values["u"])
+        values["x"] = x
+        read = {name for call in calls for name in call.reads}
+        if read & {"u", "y"}:  # mostly the functions compute it themselves, from W, b and x
+            values["u"] = values["layer"].forward(x, layer.weight, layer.bias)
+            values["y"] = values["u"] if layer.phi is None else layer.phi(values["u"])
     if "target" in plan.read and layer.record.target is not None:
         values["target"] = layer.record.target
     stores += _evaluated(layer, plan, calls, values, gradients)

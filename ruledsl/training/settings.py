@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from ruledsl.errors import UserError, suggest
-from ruledsl.training.config import Config
+from ruledsl.training.config import Config, ParameterSchedule
 
 
 def read_config(path: Path | None = None, settings: Iterable[str] = (), **flags: Any) -> Config:
@@ -79,7 +79,7 @@ def _worded(error: ValidationError) -> tuple[str, str | None]:
     problem = error.errors()[0]
     path = [str(part) for part in problem["loc"]]
     if path[:1] == ["parameters"]:
-        path[2:3] = []  # which kind of value it was taken for
+        path[2:] = [part for part in path[2:] if part in ParameterSchedule.model_fields]  # not what it was taken for
     field = ".".join(path)
     if problem["type"] == "extra_forbidden":
         section = _section(path[:-1])

@@ -1,8 +1,8 @@
 """Dynamic non-interference of emitted code: what the ledger says is not read must not matter, bit for bit.
 
-One step of one phase, all activity held fixed, one source replaced. Transmission is held as well: where the emitted code
-applies a map forwards, `hold` gives it the matrix of the undisturbed run. These places are found in the source text
-itself, so that code which was tampered with is judged as it stands.
+One step of one phase, all activity held fixed, one source replaced. Transmission is held as well: where the emitted
+code applies a map forwards, `hold` gives it the matrix of the undisturbed run. These places are found in the source
+text itself, so that code which was tampered with is judged as it stands.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ class Observer:
         channels = frozenset(self.claims.get((source, equation.target, equation.phase), ()))
         if source in self.signals:
             return None if BROADCAST in channels or self._connected(source, equation) else Mode()
-        if "value" in channels or ("norm" in channels and not self._bare_norms(source)):
+        if "value" in channels or ("norm" in channels and not self._bare_norms(source, "sign" in channels)):
             return None
         return Mode.within(channels)
 
@@ -158,8 +158,9 @@ class Observer:
         declared = self.equations.tensors.get(equation.target)
         return declared is not None and _connected(source, declared.type)
 
-    def _bare_norms(self, source: str) -> bool:
-        """Whether the source is read, at other sites than its own, by `norm` and `sq` alone."""
+    def _bare_norms(self, source: str, signs: bool) -> bool:
+        """Whether the source is read, at other sites than its own, by `norm` and `sq` alone (and for its signs)."""
+        passing = ("norm", "sq", "transpose", *(["sign"] if signs else []))
         own = self.equations.tensors[source].type
         for equation in self.equations.equations:
             declared = self.equations.tensors.get(equation.target)
@@ -167,7 +168,7 @@ class Observer:
             if neighbour and any(_is(node, source) for node in walk(equation.value)):
                 return False
             for node in walk(self.held(equation.value, source, False)):
-                if node.op not in ("norm", "sq", "transpose") and any(_reads(arg, source) for arg in node.args):
+                if node.op not in passing and any(_reads(arg, source) for arg in node.args):
                     return False
             if _reads(self.held(equation.value, source, False), source):
                 return False

@@ -105,9 +105,7 @@ def parsed(seed: int) -> Rule:
 
 def _check(text: str) -> Checked | None:
     """Where all that is wrong is the contract; None for the few rules that say nothing (`0 > 1`, E0404)."""
-    from ruledsl.pipeline import check_text
-
-    found, syntax = check_text(Text(text), lambda name: library._lookup(None)(name), library.names)
+    found, syntax = library.check_all(Text(text))
     errors = [d for d in (*syntax, *found[-1].diagnostics) if d.severity == "error" and d.code != "E0501"]
     unlucky = {"E0229", "E0404", "E0302", "E0211"}
     if any(d.code not in unlucky for d in errors):

@@ -1,4 +1,4 @@
-"""Everything that `ruledsl verify` tries: the compiled code against what the rule means and what its ledger promises."""
+"""What `ruledsl verify` tries: the compiled code against what the rule means and what its ledger promises."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def verify_program(rule: Rule, program: Program, witness: Witness, dependent: De
     pairs = promises(rule.equations, rule.ledger, FEW[0], program) if rule.kind != "optimizer" else []
     yield from _interference(rule, program, witness, pairs)
     if dependent is not None:
-        yield _independence(rule, program, dependent, [pair for pair in pairs if pair.mode in (Mode(), _REVERSE)])
+        yield _independence(
+            rule, program, witness, dependent, [pair for pair in pairs if pair.mode in (Mode(), _REVERSE)]
+        )
     yield _determinism(rule, program, witness)
 
 
@@ -88,7 +90,7 @@ def _equality(rule: Rule, program: Program, witness: Witness) -> Iterator[Row]:
 
 
 def _interference(rule: Rule, program: Program, witness: Witness, pairs: Sequence[Pair]) -> Iterator[Row]:
-    kinds = {
+    kinds: dict[str, Callable[[Mode], bool]] = {
         "what the ledger denies changes no bit": lambda mode: mode in (Mode(), _REVERSE),
         "of a map only its signs matter": lambda mode: mode.signs and not mode.norm,
         "of a map only its norm (and signs) matters": lambda mode: mode.norm,
@@ -104,7 +106,7 @@ def _interference(rule: Rule, program: Program, witness: Witness, pairs: Sequenc
         yield row
 
 
-def _independence(rule: Rule, program: Program, dependent: Dependent, pairs: Sequence[Pair]) -> Row:
+def _independence(rule: Rule, program: Program, witness: Witness, dependent: Dependent, pairs: Sequence[Pair]) -> Row:
     row = Row(program.backend, "what the ledger denies is not in the jaxpr")
     named = python_names(program, rule.equations)
     for geometry in FEW:
@@ -112,11 +114,11 @@ def _independence(rule: Rule, program: Program, dependent: Dependent, pairs: Seq
         tape = Tape(program)
         for pair in pairs:
             tape.record(pair.phase)
-            _, values_by_name = tape.program, renamed(values, named)
+            called = renamed(values, named)
+            witness(tape.program, pair.phase, geometry, called, "float64")
             name = "delta_k" if pair.source == "delta[k]" else named.get(pair.source, pair.source)
-            dependent(tape.program, pair.phase, geometry, values_by_name, "float64", "step")  # records the matrices
             tape.replay(pair.phase, held_places(rule.equations, pair))
-            found = dependent(tape.program, pair.phase, geometry, values_by_name, "float64", name)
+            found = dependent(tape.program, pair.phase, geometry, called, "float64", name)
             for output in pair.outputs:
                 row.tried += 1
                 if output in found:

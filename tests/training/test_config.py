@@ -69,7 +69,7 @@ def test_a_setting_is_a_path_and_a_value(setting: str, values: dict[str, object]
         ("optimizer.name=backprop", "backprop is a rule, no optimizer"),
         ('optimizer={name="manhattan_1", momentum=0.5}', "manhattan_1 takes its own, as parameters.momentum"),
         ("parameters.decay=x", "the setting parameters.decay cannot be 'x'"),
-        ("parameters.decay.begin=1", "no field"),
+        ("parameters.decay.begin=1", "parameters.decay.start cannot be {'begin': 1}: Field required"),
         ("optimizer.parameters.momentum=0.5", "adam has no `parameters`"),
         ('parameters.decay={start=0.1, end=-1, shape="geometric"}', "of the same sign"),
         ("epochs=many", "epochs cannot be 'many'"),

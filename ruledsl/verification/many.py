@@ -1,0 +1,68 @@
+"""Checks of one random rule, by its seed, and of many of them in several processes."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+from ruledsl.verification.cases import reference_layer
+from ruledsl.verification.geometries import GEOMETRIES, Geometry
+from ruledsl.verification.observed import Observer
+from ruledsl.verification.programs import parsed
+from ruledsl.verification.witness import Precision, compare
+
+CHUNK = 25
+FEW_SHAPES = tuple(g for g in GEOMETRIES if g.name in ("dense", "everything"))  # JAX compiles anew for every shape
+SMALL = tuple(g for g in GEOMETRIES if g.name in ("dense", "conv3x3", "everything", "stride", "groups", "pointwise"))
+
+
+def differences(
+    seed: int,
+    backend: str,
+    geometries: Sequence[Geometry] = GEOMETRIES,
+    precisions: Sequence[Precision] = ("float32", "float64"),
+) -> list[str]:
+    """Where the code that a backend makes of the rule of a seed differs from the reference, on one of the layers."""
+    from ruledsl.verification.verify import witnesses
+
+    rule = parsed(seed)
+    program, (witness, _) = rule.compile(backend), witnesses(backend)
+    geometry = geometries[seed % len(geometries)]
+    found = [d for precision in precisions for d in compare(program, rule.lowered, witness, geometry, precision, seed)]
+    return [f"seed {seed}, {backend}: {deviation}" for deviation in found if not deviation.within]
+
+
+def in_torch(seed: int) -> list[str]:
+    """The same in PyTorch, in both precisions."""
+    return differences(seed, "torch")
+
+
+def in_jax(seed: int) -> list[str]:
+    """The same in JAX, in one precision and on few shapes, since JAX compiles every operation for every shape."""
+    precision: Precision = "float64" if seed // 8 % 2 else "float32"
+    return differences(seed, "jax", FEW_SHAPES, (precision,))
+
+
+def violations(seed: int) -> list[str]:
+    """Where information moves in the rule of a seed although its ledger says that it does not."""
+    rule = parsed(seed)
+    if rule.kind != "rule":
+        return []
+    observer = Observer(rule.equations, rule.ledger, reference_layer(SMALL[seed % len(SMALL)]), seed)
+    return [f"seed {seed}: {violation}" for violation in observer.violations()]
+
+
+def all_of(check: Callable[[int], list[str]], seeds: Iterable[int]) -> list[str]:
+    """What a check finds for every seed, in as many processes as there are processors."""
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"), _quietly) as pool:
+        return [line for found in pool.map(check, seeds, chunksize=CHUNK) for line in found]
+
+
+def _quietly() -> None:
+    """One thread for each process."""
+    if importlib.util.find_spec("torch"):
+        importlib.import_module("torch").set_num_threads(1)
