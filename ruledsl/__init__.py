@@ -1,8 +1,8 @@
 """ruledsl: learning rules as mathematics, checked for locality and compiled to PyTorch and JAX.
 
-    rule = ruledsl.load("kolen_pollack")
-    rule.verdict, rule.ledger
-    program = rule.compile("torch")      # program.source is text, program.module is live
+rule = ruledsl.load("kolen_pollack")
+rule.verdict, rule.ledger
+program = rule.compile("torch")      # program.source is text, program.module is live
 """
 
 from ruledsl.diagnostics import Diagnostic, RuleError

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ruledsl.errors import UserError
+from ruledsl.plan import CLOCK, VISITS, Call, Pass, evaluate, needed
+from ruledsl.plan import Plan as WholePlan
 from ruledsl.program import TASK
-from ruledsl_torch.plan import CLOCK, VISITS, Call, Pass, evaluate, needed
-from ruledsl_torch.plan import Plan as WholePlan
 
 __all__ = ["CLOCK", "VISITS", "Call", "Plan", "evaluate"]
 

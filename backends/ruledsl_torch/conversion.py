@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ruledsl.errors import UserError, suggest
+from ruledsl.plan import ConstraintPlan, Plan
 from ruledsl.program import Program, Schedule
 from ruledsl_torch.direct import directed
 from ruledsl_torch.initial import Shapes, initial_tensors
 from ruledsl_torch.layers import Phi, RuleConv2d, RuleLayer, RuleLinear
 from ruledsl_torch.linear import symmetric_padding
-from ruledsl_torch.plan import ConstraintPlan, Plan
 from ruledsl_torch.record import Record
 from ruledsl_torch.rehearsal import Seen, rehearse
 from ruledsl_torch.steps import draw_fresh

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ruledsl.plan import VISITS, Pass, evaluate
 from ruledsl_torch.linear import Linear
-from ruledsl_torch.plan import VISITS, Pass, evaluate
 
 ZERO = "zero "  # an input that carries the error of a layer downstream
 

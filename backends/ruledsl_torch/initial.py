@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ruledsl.errors import UserError
+from ruledsl.plan import Bound, evaluate
 from ruledsl.program import Tensor as Declared
 from ruledsl_torch import linear
 from ruledsl_torch.layers import Phi, activation, scalars
-from ruledsl_torch.plan import Bound, evaluate
 
 
 @dataclass(frozen=True)

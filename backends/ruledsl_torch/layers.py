@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ruledsl.errors import UserError
+from ruledsl.plan import VISITS, Bound, ConstraintPlan, Pass, Plan
 from ruledsl_torch import linear
 from ruledsl_torch.function import ZERO, EvokedFunction, RuleFunction, Setting
-from ruledsl_torch.plan import VISITS, Bound, ConstraintPlan, Pass, Plan
 from ruledsl_torch.record import Record
 
 Phi = Callable[[Tensor], Tensor]

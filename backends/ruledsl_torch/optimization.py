@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ruledsl.errors import UserError, suggest
+from ruledsl.plan import Bound, Call, evaluate
 from ruledsl.program import INIT, Program
-from ruledsl_torch.plan import Bound, Call, evaluate
 
 DECAYS = ("weight_decay", "decay")
 """What optimizers call the pull towards zero. A group with `weight_decay = 0` switches off each of them."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ruledsl.errors import UserError, suggest
+from ruledsl.plan import IDLE, Plan
 from ruledsl.program import TASK, Schedule
-from ruledsl_torch.plan import IDLE, Plan
 
 if TYPE_CHECKING:
     from ruledsl_torch.layers import RuleLayer

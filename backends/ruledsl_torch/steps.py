@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ruledsl.errors import UserError
+from ruledsl.plan import VISITS, Bound, Call, evaluate, needed
 from ruledsl_torch.initial import extents
 from ruledsl_torch.layers import RuleLayer, target_of
-from ruledsl_torch.plan import VISITS, Bound, Call, evaluate, needed
 from ruledsl_torch.record import Record, record_of
 
 Stores = list[tuple[Tensor, Tensor | float]]

@@ -22,6 +22,9 @@ SETTINGS = (
     "data.batch_size=64",
     "optimizer.name=sgd",
     "optimizer.momentum=0.9",
+    # While B is still random, large steps can blow up a network whose feedback is about to change (Kunin et al. warm up
+    # for five epochs).
+    "schedule.warmup=1",
     # The paper averages about 4,000 noise examples (batches of 2048, decay 0.5); with batches of 64 that is a decay of
     # 1/64, here half of it. Its ratio to the rate sets the size of B: at 2, with half of the ReLUs open, B nears W.T.
     "parameters.decay_B=0.0078",
