@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -92,7 +93,7 @@ def _lookup(beside: Path | None) -> Lookup:
     def find(name: str) -> Found | None:
         for place in ([beside] if beside else []) + [folder()]:
             path = place / f"{name}{SUFFIX}"
-            if path.is_file():
+            if os.path.isfile(path):  # False, too, where no file can have such a name
                 found = {d.name.id: d for d in _file(path, path.stat().st_mtime_ns)[0].definitions}
                 if name in found:
                     return Found(found[name], _file(path, path.stat().st_mtime_ns)[1])

@@ -63,6 +63,7 @@ def all_of(check: Callable[[int], list[str]], seeds: Iterable[int]) -> list[str]
 
 
 def _quietly() -> None:
-    """One thread for each process."""
+    """One thread for each process; and JAX, which compiles small operations by the thousand, need not do it well."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
     if importlib.util.find_spec("torch"):
         importlib.import_module("torch").set_num_threads(1)
