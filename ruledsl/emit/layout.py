@@ -6,9 +6,18 @@ import re
 
 WIDTH = 110
 _EMPTY_CALLS = re.compile(r"(\.\w+(\(\))?)+$")
-_SUMS = (" + ", " - ", " if ", " else ")
-_PRODUCTS = (" * ", " / ", " & ", " | ")
-_LEADING = re.compile(r"([-+*/&|]|if|else) |\w+=(?!=)")
+_SUMS = (" + ", " - ")
+_OPERATORS = (  # from the loosest to the tightest: what stands between two operators may get brackets of its own
+    (" if ", " else "),
+    (" or ",),
+    (" and ",),
+    (" < ", " <= ", " > ", " >= ", " == ", " != "),
+    (" | ",),
+    (" & ",),
+    _SUMS,
+    (" * ", " / "),
+)
+_LEADING = re.compile(r"([-+*/&|]|[<>]=?|[=!]=|if|else|or|and) |\w+=(?!=)")
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -30,9 +39,7 @@ def _broken(expression: str, indent: int, used: int) -> list[str]:
         lines = _broken(expression[operator.end() :], indent, used + operator.end())
         return [operator[0] + lines[0], *lines[1:]]
     pad = " " * (indent + 4)
-    parts = _split(expression, _SUMS)
-    if len(parts) == 1 and len(_split(expression, _PRODUCTS)) > 1:
-        parts = _split(expression, _PRODUCTS)
+    parts = next((p for p in (_split(expression, o) for o in _OPERATORS) if len(p) > 1), [expression])
     if len(parts) > 1:
         lines = ["("]
         for part in parts:

@@ -27,7 +27,7 @@ from ruledsl.reference.interpreter import draw, evaluate
 from ruledsl.verification.cases import DOWNSTREAM, Layer, random_values, stored_shape
 
 STEPS = 3
-RATE, LARGEST = 0.05, 1e6
+RATE, TAME = 0.05, 3.0
 HELD = " held"
 SIGNALS = ("e", "target", "delta[k]")
 Output = tuple[int, str, str, str]
@@ -87,10 +87,10 @@ class Violation:
 
 
 class Observer:
-    """Runs of one rule on one layer; `seed` decides all values."""
+    """Runs of one rule on one layer; `seed` decides all values, those of the parameters too where these `vary`."""
 
-    def __init__(self, equations: Equations, ledger: Ledger, layer: Layer, seed: int = 0, steps: int = STEPS) -> None:
-        self.equations, self.layer, self.seed, self.steps = equations, layer, seed, steps
+    def __init__(self, equations: Equations, ledger: Ledger, layer: Layer, seed: int = 0, vary: bool = False) -> None:
+        self.equations, self.layer, self.seed, self.steps, self.vary = equations, layer, seed, STEPS, vary
         self.claims: dict[tuple[str, str, str], set[str]] = {}
         for entry in ledger:
             self.claims.setdefault((entry.source, entry.sink, entry.phase), set()).add(entry.channel)
@@ -229,7 +229,7 @@ class _Run:
             known.update(self._signals(step))
             for equation in self.equations.of("draw"):
                 known[equation.target] = self._drawn(equation, step, known)
-            for phase in self.equations.phases:
+            for phase in self._phases(step):
                 self._replace((step, phase), known)
                 self._phase(step, phase, known)
         return self.trace
@@ -237,11 +237,22 @@ class _Run:
     def _rng(self, *key: object) -> np.random.Generator:
         return np.random.default_rng([self.observer.seed, *(sum(map(ord, str(part))) for part in key)])
 
+    def _phases(self, step: int) -> list[str]:
+        """All phases in order; in any order, and not all of them, where the observer varies what a schedule can."""
+        phases = list(self.equations.phases)
+        rng = self._rng("phases", step)
+        if not self.observer.vary:
+            return phases
+        return [phases[i] for i in rng.permutation(len(phases)) if len(phases) == 1 or rng.random() < 0.8]
+
     def _signals(self, step: int) -> dict[str, Any]:
         """The activity of one step, the same in every run but for a source that is a signal."""
         values = random_values(self.equations, self.layer, self._rng("signals", step))
         values = {name: value for name, value in values.items() if name not in self.equations.tensors}
         values["step"] = float(step)
+        if self.observer.vary:
+            rng = self._rng("parameters")
+            values.update({name: float(rng.uniform(0.2, 2.0)) for name in self.equations.parameters})
         name = "delta_k" if self.source == "delta[k]" else self.source
         if self.source in SIGNALS and name is not None:
             values[name] = self.mode.other(values[name], self._rng("other", step, self.attempt))
@@ -318,7 +329,7 @@ class _Run:
                 after[equation.target] = value
             elif equation.role == "grad":
                 after[equation.target] = after.get(equation.target, known[equation.target]) - RATE * value
-        known.update({name: np.clip(np.nan_to_num(value), -LARGEST, LARGEST) for name, value in after.items()})
+        known.update({name: _tamed(value) for name, value in after.items()})
 
     def _value(self, equation: Equation, values: Mapping[str, Any], at: tuple[int, str], beside: bool) -> Any:
         still = self.base.tensors.get(at, self.base.first) if self.base is not None else values
@@ -333,6 +344,13 @@ class _Run:
         shape = stored_shape(declared.type, self.layer)
         same = np.size(value) == np.prod(shape)
         return np.reshape(value, shape) if same else np.broadcast_to(value, shape)
+
+
+def _tamed(value: Any) -> Any:
+    """Large values grow slowly, so that a rule which diverges still tells different values apart."""
+    value = np.nan_to_num(value)
+    size = np.abs(value)
+    return np.where(size <= TAME, value, np.sign(value) * (TAME + np.log1p(np.maximum(size - TAME, 0.0))))
 
 
 def _is(node: Node, name: str) -> bool:

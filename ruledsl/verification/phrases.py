@@ -56,6 +56,7 @@ class Names:
     sizes: tuple[str, ...] = ("fan_in", "fan_out", "batch_size", "classes")
     switches: tuple[str, ...] = ()
     optimizer: bool = False
+    plain: bool = False  # no switch that a whole layer hangs on
 
     def of(self, type: Type) -> list[str]:
         """The names of tensors and lets of a type."""
@@ -91,23 +92,34 @@ class Phrases:
     # --- elementwise, of any type ---
 
     def _elementwise(self, type: Type, depth: int) -> str:
+        if self.names.plain and type == SCALAR:  # nothing that a number out of bounds would hide
+            left, right = self.of(SCALAR, depth - 1), self.of(SCALAR, depth - 1)
+            return f"({left} {self.random.choice('+*') if left != right else '+'} {right})"
         kind = self.random.random()
         if kind < 0.3:
             pool = _CARELESS if self.chance(WILD) else _CAREFUL if self.chance(0.3) else _UNARY
+            pool = _UNARY[:-1] if self.names.plain else pool  # without bounds that hide what is beyond them
             return self.random.choice(pool).format(self.of(type, depth - 1))
         if kind < 0.8:
-            pair = [self.of(type, depth - 1), self._partner(type, depth - 1)]
-            form = self.random.choice(_BINARY)
+            pair = self._two(type, depth, self._partner)
+            form = self.random.choice(_BINARY[:4] if self.names.plain else _BINARY)
             if self.chance(0.5) and "abs" not in form:
                 pair.reverse()
             return form.format(*pair)
-        switch = self.chance(0.5)  # may be known to the compiler, and then the value has the type of one branch alone
+        # What the compiler knows the answer of has the type of one branch alone.
+        switch = not self.names.plain and self.chance(0.5)
         condition = self.condition(SCALAR if switch else type, depth - 1)
-        then, otherwise = (
-            self.of(type, depth - 1),
-            self.of(type, depth - 1) if switch else self._partner(type, depth - 1),
-        )
+        then, otherwise = self._two(type, depth, self.of if switch else self._partner)
         return f"(if {condition} then {then} else {otherwise})"
+
+    def _two(self, type: Type, depth: int, second: Callable[[Type, int], str]) -> list[str]:
+        """Two values; in a plain rule not the same one, so that nothing cancels."""
+        first, other = self.of(type, depth - 1), second(type, depth - 1)
+        for _ in range(20 if self.names.plain else 0):
+            if first != other:
+                break
+            other = second(type, depth)
+        return [first, other]
 
     def _partner(self, type: Type, depth: int) -> str:
         """What combines with a value of the type: the same, a scalar, or a vector with fewer axes."""
@@ -120,6 +132,8 @@ class Phrases:
 
     def condition(self, type: Type, depth: int) -> str:
         """A comparison of values of the type, or several of them."""
+        if self.names.plain:
+            return f"({self.of(type, 0)} {self.random.choice(('<', '>'))} 0.1)"
         if depth > 1 and self.chance(0.25):
             left, right = self.condition(type, depth - 1), self.condition(type, depth - 1)
             return f"({left} {self.random.choice(('and', 'or'))} {right})"

@@ -86,10 +86,14 @@ class _Body:
         return Phrases(self.random, names.with_lets(self.signal_lets) if lets else names)
 
 
-def random_rule(seed: int) -> str:
-    """The text of a random rule that has no errors, locality block included."""
+def random_rule(seed: int, plain: bool = False) -> str:
+    """The text of a random rule that has no errors, locality block included.
+
+    A `plain` one has no switches that a whole layer hangs on, and no weights that start from zero: what it says
+    happens.
+    """
     for attempt in range(ATTEMPTS):
-        text = draft(Random(f"{seed}/{attempt}"))
+        text = draft(Random(f"{seed}/{attempt}"), plain)
         checked = _check(text)
         if checked is None:
             continue
@@ -98,26 +102,28 @@ def random_rule(seed: int) -> str:
     raise NoRule(f"seed {seed}")
 
 
-def parsed(seed: int) -> Rule:
+def parsed(seed: int, plain: bool = False) -> Rule:
     """The random rule of a seed, checked. Raises RuleError where it has errors, which would be a bug."""
-    return library.parse(random_rule(seed), f"random_{seed}")
+    return library.parse(random_rule(seed, plain), f"random_{seed}")
 
 
 def _check(text: str) -> Checked | None:
     """Where all that is wrong is the contract; None for the few rules that say nothing (`0 > 1`, E0404)."""
     found, syntax = library.check_all(Text(text))
     errors = [d for d in (*syntax, *found[-1].diagnostics) if d.severity == "error" and d.code != "E0501"]
-    unlucky = {"E0229", "E0404", "E0302", "E0211"}
+    unlucky = {"E0229", "E0403", "E0404", "E0302", "E0211"}
     if any(d.code not in unlucky for d in errors):
         raise AssertionError(f"the generator wrote a rule with errors: {errors[0].code} {errors[0].message}\n{text}")
     return None if errors else found[-1]
 
 
-def draft(random: Random) -> str:
+def draft(random: Random, plain: bool = False) -> str:
     """A rule without its locality block, or with an unlucky constant in it."""
     while True:
         try:
             kind = random.random()
+            if plain:
+                return _rule(random, with_constraint=False, plain=True)
             return _optimizer(random) if kind < 0.06 else _rule(random, with_constraint=kind < 0.18)
         except NoSuchValue:
             continue
@@ -126,8 +132,9 @@ def draft(random: Random) -> str:
 # --- rules ---
 
 
-def _rule(random: Random, with_constraint: bool) -> str:
+def _rule(random: Random, with_constraint: bool, plain: bool = False) -> str:
     body = _Body(random)
+    body.names.plain = plain
     body.names.tensors = {"W": map_between(PRE, POST), "b": per_unit(POST)}
     _parameters(body)
     _declarations(body)
@@ -183,7 +190,9 @@ def _declarations(body: _Body) -> None:
         type = body.random.choice((*MAPS, *spaces, *([SCALAR] if kind == "state" else [])))
         written = str(type)
         if kind in ("weight", "fresh") or (kind == "fixed" and body.chance(0.5)) or body.chance(0.2):
-            initial = "~ " + body.random.choice((*_SHAPED, *(_ONLY_MAPS if type.kind == "map" else ())))
+            initial = "~ " + body.random.choice(
+                (*(_SHAPED[:2] if body.names.plain else _SHAPED), *(_ONLY_MAPS if type.kind == "map" else ()))
+            )
         else:
             seen = {name: known for name, known in body.names.tensors.items() if body.kinds.get(name) != "fresh"}
             sight = replace(body.names, tensors=seen, counters=(), sizes=("fan_in", "fan_out"))
@@ -192,7 +201,7 @@ def _declarations(body: _Body) -> None:
             except NoSuchValue:
                 initial = "= " + body.random.choice(CONSTANTS)
             if body.chance(0.3):
-                initial = "= 0"
+                initial = "~ normal(0, 1)" if body.names.plain else "= 0"
         name = body.new_name()
         body.lines.append(f"{kind} {name} : {written} {initial}")
         body.kinds[name] = kind
@@ -202,7 +211,7 @@ def _declarations(body: _Body) -> None:
 def _lets(body: _Body) -> None:
     for _ in range(body.random.randrange(4)):
         name, type = body.new_name(), body.random.choice((SCALAR, activity(PRE), activity(POST), activity(OUT), *MAPS))
-        if body.chance(0.2):
+        if body.chance(0.2) and not (body.names.plain and type == SCALAR):
             type = type.condition
         body.lines.append(f"let {name} = {body.at(SIGNALS).of(type, body.random.randint(1, 3))}")
         body.signal_lets = {**body.signal_lets, name: type}
@@ -215,7 +224,7 @@ def _feedback(body: _Body) -> None:
     common[1] = f"({phrases.map(map_between(POST, PRE), 2)} * sign(W.T)) @ delta / norm(W)"
     if body.chance(0.9):
         body.lines.append(f"feedback send = {body.random.choice((*common, common[-1], common[-1]))}")
-    if body.chance(0.1):
+    if not body.names.plain and body.chance(0.1):
         condition = phrases.condition(SCALAR, 1)
         body.lines.append(f"when {condition} {{ feedback send = {phrases.vector(activity(PRE), 2)} }}")
 
@@ -251,7 +260,7 @@ def _updates(body: _Body, weights: list[str], states: list[str], signals: frozen
 
 
 def _conditional(body: _Body, line: str, signals: frozenset[str]) -> str:
-    if body.chance(0.8):
+    if body.names.plain or body.chance(0.8):
         return line
     condition = body.at(signals, lets=bool(signals)).condition(SCALAR, 2)
     if body.names.switches and body.chance(0.4):
@@ -321,6 +330,8 @@ def _term(body: _Body, phrases: Phrases, name: str, type: Type) -> str:
         if OUT not in (source, target) and body.chance(0.1):
             h = h.replace(" @ ", " @ mean(", 1) + ", batch)"
             return body.random.choice((f"sq({h})", f"dot({h}, {f})", f"sq(tanh({h}))"))
+        if body.names.plain:
+            wraps = tuple(wrap for wrap in wraps if not wrap.startswith(("max", "clip", "if")))
         h = body.random.choice(wraps).replace("{}", h)
         forms += [f"-dot({f}, {h})", f"sq({h})", f"dot({h}, {f})", f"sq(mean({h}, batch))", f"sq({h} - {f})"] * 2
         forms += [f"sq(std({h}, batch))", f"dot({f}, mean({h}, units) * {f})"]
