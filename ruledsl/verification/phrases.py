@@ -97,7 +97,7 @@ class Phrases:
             return f"({left} {self.random.choice('+*') if left != right else '+'} {right})"
         kind = self.random.random()
         if kind < 0.3:
-            pool = _CARELESS if self.chance(WILD) else _CAREFUL if self.chance(0.3) else _UNARY
+            pool: tuple[str, ...] = _CARELESS if self.chance(WILD) else _CAREFUL if self.chance(0.3) else _UNARY
             pool = _UNARY[:-1] if self.names.plain else pool  # without bounds that hide what is beyond them
             return self.random.choice(pool).format(self.of(type, depth - 1))
         if kind < 0.8:
