@@ -184,7 +184,45 @@ class Simplifier:
         narrow = _not_spread_out(right) if left.type == type else None
         if narrow is not None:
             return self.make(op, (left, narrow), (), type, place)
-        return self._mean_of_sum(op, left, right, type, place)
+        return self._one_outer(op, left, right, type, place) or self._mean_of_sum(op, left, right, type, place)
+
+    def _one_outer(self, op: str, left: Node, right: Node, type: Type, place: Place | None) -> Node | None:
+        """`outer(f, a) + outer(f, b)` is `outer(f, a + b)`: one kernel gradient instead of two.
+
+        The terms may stand apart in a longer sum, and have scalars in front.
+        """
+        if type.kind != "map" or left.type != type or right.type != type:
+            return None
+        if left.op in ("add", "sub") and left.args[0].type == left.args[1].type == type:
+            first, second = left.args
+            together = self._one_outer(op, first, right, type, place)
+            if together is not None:
+                return self.make(left.op, (together, second), (), type, place)
+            same = "add" if left.op == op else "sub"
+            together = self._one_outer(same, second, right, type, place)
+            return None if together is None else self.make(left.op, (first, together), (), type, place)
+        if right.op in ("add", "sub") and op == "add" and right.args[0].type == right.args[1].type == type:
+            together = self._one_outer("add", right, left, type, place)
+            return together
+        return self._merged(op, left, right, type, place)
+
+    def _merged(self, op: str, left: Node, right: Node, type: Type, place: Place | None) -> Node | None:
+        """The sum of two outer products that share a vector as one, or None."""
+        a, b = self._split(left), self._split(right)
+        if a.core is None or b.core is None or a.core.op != b.core.op:
+            return None
+        one, other = (n.args[0] if n.op == "transpose" else n for n in (a.core, b.core))
+        if one.op != "outer" or other.op != "outer" or one.attrs != other.attrs or one.type != other.type:
+            return None
+        for shared, kept in ((0, 1), (1, 0)):
+            if one.args[shared] is other.args[shared] and one.args[kept].type == other.args[kept].type:
+                a.core, b.core = one.args[kept], other.args[kept]
+                vectors = (self._product(a, a.core.type, place), self._product(b, b.core.type, place))
+                total = self.make(op, vectors, (), a.core.type, place)
+                args = (one.args[0], total) if shared == 0 else (total, one.args[1])
+                straight = self.make("outer", args, one.attrs, one.type, place)
+                return straight if one.type == type else self.make("transpose", (straight,), (), type, place)
+        return None
 
     def _mean_of_sum(self, op: str, left: Node, right: Node, type: Type, place: Place | None) -> Node | None:
         """`a / batch_size + b / batch_size` is one mean: `outer` computes it for nothing."""
@@ -260,11 +298,10 @@ class Simplifier:
             if node in below and (node.op == "count" or node.attrs == ("batch_size",)):  # sizes are never zero
                 below.remove(node)
                 above.remove(node)
-        if core is not None and core.op == "outer" and core.attrs[0] is None:
-            sizes = [node for node in below if node.attrs == ("batch_size",)]
-            if sizes:
-                below.remove(sizes[0])
-                core = self._intern("outer", core.args, ("batch",), core.type, core.place, core.name)
+        sizes = [node for node in below if node.attrs == ("batch_size",)]
+        if core is not None and sizes and _summed_outer(core):
+            below.remove(sizes[0])
+            core = self._mean_outer(core)
         factor: Node | None = None
         if abs(number) != 1:
             factor = self._const(abs(number))
@@ -291,6 +328,11 @@ class Simplifier:
         if value is not None and result.type.kind == "scalar":
             return self._const(-value)
         return self._intern("neg", (result,), (), type, place)
+
+    def _mean_outer(self, core: Node) -> Node:
+        if core.op == "transpose":
+            return self._intern("transpose", (self._mean_outer(core.args[0]),), (), core.type, core.place, core.name)
+        return self._intern("outer", core.args, ("batch",), core.type, core.place, core.name)
 
     def _zero(self, core: Node | None, type: Type, place: Place | None) -> Node:
         """Zeros of the shape of `core`: what sums or averages them has to find their axes."""
@@ -362,6 +404,11 @@ class Simplifier:
 
 
 _OPPOSITE = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt", "eq": "ne", "ne": "eq"}
+
+
+def _summed_outer(node: Node) -> bool:
+    outer = node.args[0] if node.op == "transpose" else node
+    return outer.op == "outer" and outer.attrs[0] is None
 
 
 def _not_spread_out(node: Node) -> Node | None:

@@ -50,13 +50,12 @@ def drive_x_align(shape, key, sigma=1):
     return sigma * jax.random.normal(key, shape)
 
 
-def grad_B_align(layer, W, B, b, x, batch_size, alpha=0.002, beta=0.001, gamma=1e-06):
-    """The pseudo-gradient of B: 2 * gamma / batch_size * outer(f_rectified, B @ f_rectified).T + 2 *
-        beta * B - alpha * outer(f_rectified, x, mean=batch).T.
+def grad_B_align(layer, W, B, b, x, alpha=0.002, beta=0.001, gamma=1e-06):
+    """The pseudo-gradient of B: outer(f_rectified, 2 * gamma * (B @ f_rectified) - alpha * x,
+        mean=batch).T + 2 * beta * B.
     """
     f_rectified = jax.nn.relu(layer.apply(W, x) + layer.spread(b))
     return (
-        2 * gamma / batch_size * layer.outer(f_rectified, layer.adjoint(B, f_rectified))
+        layer.outer(f_rectified, 2 * gamma * layer.adjoint(B, f_rectified) - alpha * x, mean="batch")
         + 2 * beta * B
-        - alpha * layer.outer(f_rectified, x, mean="batch")
     )

@@ -76,7 +76,7 @@ def grad_B_align(layer, W, B, b, x, batch_size, alpha=1032.7692877, beta=7.999, 
         - alpha / batch_size * ratio
     )
     return (
-        2 * gamma / batch_size * layer.outer(f_contrasted, layer.adjoint(B, f_contrasted))
+        2 * gamma * layer.outer(f_contrasted, layer.adjoint(B, f_contrasted), mean="batch")
         + 2 * beta * B
         + layer.outer(difference - jnp.mean(difference, axis=-1, keepdims=True), x)
     )
