@@ -112,7 +112,7 @@ def _differentiable(plan: Plan, linear: Linear, classes: int | None, phi: Phi | 
     def primal(tensors: Tensors, x: Array, slots: Tensors, told: Tensors) -> Any:
         W, b = tensors["W"], tensors.get("b")
         assert W is not None
-        u = linear.forward(x, W, b)
+        u = linear.apply(W, x, b)
         return (u, jnp.zeros((x.shape[0], classes), u.dtype)) if plan.direct and classes else u
 
     def forward(tensors: Any, x: Any, slots: Any, told: Any) -> tuple[Any, Any]:

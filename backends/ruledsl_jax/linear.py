@@ -52,14 +52,9 @@ class Dense:
         """Synapses that a pre neuron makes."""
         return self.units_out
 
-    def forward(self, x: Array, W: Array, b: Array | None) -> Array:
-        """W @ x + b: [batch, post]"""
-        u = self.apply(W, x)
-        return u if b is None else u + b
-
-    def apply(self, M: Array, v: Array) -> Array:
-        """M @ v for v: [batch, pre] -> [batch, post]"""
-        return v @ M
+    def apply(self, M: Array, v: Array, b: Array | None = None) -> Array:
+        """M @ v, or M @ v + b, for v: [batch, pre] -> [batch, post]"""
+        return v @ M if b is None else v @ M + b
 
     def adjoint(self, M: Array, v: Array) -> Array:
         """M.T @ v for v: [batch, post] -> [batch, pre]"""
@@ -155,14 +150,9 @@ class Conv2d:
         """Synapses that a pre neuron makes, strides aside."""
         return self.channels_out // self.groups * prod(self.kernel_size)
 
-    def forward(self, x: Array, W: Array, b: Array | None) -> Array:
-        """W @ x + b: [batch, height, width, channels_out]"""
-        u = self.apply(W, x)
-        return u if b is None else u + b
-
-    def apply(self, M: Array, v: Array) -> Array:
-        """M @ v for v over pre: [batch, height, width, channels_out]"""
-        return lax.conv_general_dilated(
+    def apply(self, M: Array, v: Array, b: Array | None = None) -> Array:
+        """M @ v, or M @ v + b, for v over pre: [batch, height, width, channels_out]"""
+        u = lax.conv_general_dilated(
             v,
             M,
             self.stride,
@@ -171,6 +161,7 @@ class Conv2d:
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=self.groups,
         )
+        return u if b is None else u + b
 
     def adjoint(self, M: Array, v: Array) -> Array:
         """M.T @ v, the exact adjoint of `apply`: [batch, *input_size, channels_in]"""

@@ -72,10 +72,9 @@ class Engine:
         self.rates = {name: setting.lr for name, setting in settings.items()}
         self.changing = config.schedules
         self.forward = torch.compile(self.net) if config.compile else self.net
-        self._scored: tuple[int, Score] | None = None
         self._done = (-1, 0)  # a step, and how many of its phases are done
 
-    def step(self, phase: str, batch: Batch, rates: float, clock: Clock) -> Score:
+    def step(self, phase: str, batch: Batch, rates: float, clock: Clock) -> Score | None:
         """See `ruledsl.training.engine.Engine.step`."""
         images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
         self._set_rates(rates)
@@ -88,13 +87,12 @@ class Engine:
         rate = rates * self.rates[TASK]
         observe(self.net, target=labels, epoch=clock.epoch, progress=clock.progress, lr=rate, **parameters)
         if record.driven(phase):
-            score = self._known_score(images, labels, clock)
+            score = None
             run_phase(record, phase)
         else:
             record.enter(phase)
             score = self._learn(images, labels)
             end_pass(record)
-            self._scored = clock.step, score
         done = self._done[1] + 1 if self._done[0] == clock.step else 1
         self._done = clock.step, done
         if done == len(phases(record.schedule, clock)):
@@ -142,7 +140,7 @@ class Engine:
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """See `ruledsl.training.engine.Engine.load_state`."""
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
-        self._scored, self._done = None, (-1, 0)
+        self._done = -1, 0
         self.net.load_state_dict(_below("network.", tensors))
         for which, one in self.optimizers.items():
             values: dict[int, dict[str, Tensor]] = {}
@@ -176,18 +174,6 @@ class Engine:
         self.optimizers.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizers.step()
-        return score
-
-    def _known_score(self, images: Tensor, labels: Tensor, clock: Clock) -> Score:
-        """That of the batch, for a phase that doesn't see it: from the same step, or as an evaluation."""
-        if self._scored is not None and self._scored[0] == clock.step:
-            return self._scored[1]
-        self.net.eval()
-        with torch.no_grad():
-            logits = self.net(images)
-            score = _score(logits, labels, functional.cross_entropy(logits, labels).item())
-        if not np.isfinite(score.loss):
-            raise Diverged(score.loss, self._where(images))
         return score
 
     def _set_rates(self, factor: float) -> None:
@@ -228,7 +214,7 @@ class Engine:
 def _optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     if config.name == "adam":
         return torch.optim.Adam(
-            groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+            groups, config.lr, config.betas, config.eps, weight_decay=config.weight_decay, fused=True
         )
     if config.name == "sgd":
         return torch.optim.SGD(

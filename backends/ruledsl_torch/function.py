@@ -52,7 +52,7 @@ class RuleFunction(torch.autograd.Function):
         """u = W @ x + b; keeps what the backward pass will read, and nothing else."""
         x, W, b = inputs[:3]
         assert x is not None and W is not None
-        u = setting.linear.forward(x, W, b)
+        u = setting.linear.apply(W, x, b)
         sends = ctx.needs_input_grad[2]
         _keep(ctx, setting, constants, sends, inputs, u)
         results = [u]

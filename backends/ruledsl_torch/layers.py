@@ -141,7 +141,7 @@ class RuleLayer(nn.Module):
         passed = self.plan.in_pass(record.phase, False)
         layer = self.geometry(x)
         x = x.detach()
-        u = layer.forward(x, self.weight, self.bias)
+        u = layer.apply(self.weight, x, self.bias)
         names, inputs = self._inputs(passed, x)
         setting = Setting(passed, layer, tuple(names), sends=self.sends)
         with torch.enable_grad():

@@ -41,13 +41,9 @@ class Dense:
         """Synapses that a pre neuron makes."""
         return self.units_out
 
-    def forward(self, x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
-        """W @ x + b: [batch, post]"""
-        return F.linear(x, W, b)
-
-    def apply(self, M: Tensor, v: Tensor) -> Tensor:
-        """M @ v for v: [batch, pre] -> [batch, post]"""
-        return F.linear(v, M)
+    def apply(self, M: Tensor, v: Tensor, b: Tensor | None = None) -> Tensor:
+        """M @ v, or M @ v + b, for v: [batch, pre] -> [batch, post]"""
+        return F.linear(v, M, b)
 
     def adjoint(self, M: Tensor, v: Tensor) -> Tensor:
         """M.T @ v for v: [batch, post] -> [batch, pre]"""
@@ -56,7 +52,7 @@ class Dense:
     def outer(self, v_post: Tensor, v_pre: Tensor, mean: Mean | None = None) -> Tensor:
         """The outer product summed over the batch, or averaged: [post, pre]"""
         summed = v_post.reshape(-1, self.units_out).t() @ v_pre.reshape(-1, self.units_in)
-        return summed if mean is None else summed / v_post.shape[0]
+        return summed if mean is None else summed.div_(v_post.shape[0])
 
     def spread(self, p: Tensor) -> Tensor:
         """One number per unit, ready to combine with an activity."""
@@ -120,13 +116,9 @@ class Conv2d:
         """Synapses that a pre neuron makes, strides aside."""
         return self.channels_out // self.groups * prod(self.kernel_size)
 
-    def forward(self, x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
-        """W @ x + b: [batch, channels_out, height, width]"""
-        return F.conv2d(x, W, b, self.stride, self.padding, self.dilation, self.groups)
-
-    def apply(self, M: Tensor, v: Tensor) -> Tensor:
-        """M @ v for v over pre: [batch, channels_out, height, width]"""
-        return F.conv2d(v, M, None, self.stride, self.padding, self.dilation, self.groups)
+    def apply(self, M: Tensor, v: Tensor, b: Tensor | None = None) -> Tensor:
+        """M @ v, or M @ v + b, for v over pre: [batch, channels_out, height, width]"""
+        return F.conv2d(v, M, b, self.stride, self.padding, self.dilation, self.groups)
 
     def adjoint(self, M: Tensor, v: Tensor) -> Tensor:
         """M.T @ v, the exact adjoint of `apply`: [batch, channels_in, *input_size]"""
@@ -139,7 +131,7 @@ class Conv2d:
         summed = self._backward(v_post, v_pre, only_sizes, (False, True, False))[1]
         if mean is None:
             return summed
-        return summed / (v_post.shape[0] * (self.positions(v_post) if mean == "all" else 1))
+        return summed.div_(v_post.shape[0] * (self.positions(v_post) if mean == "all" else 1))
 
     def spread(self, p: Tensor) -> Tensor:
         """One number per channel, ready to combine with an activity: [channels, 1, 1]"""

@@ -76,6 +76,11 @@ class Record:
         """Whether every layer has an input of its own in this phase."""
         return any(phase in layer.plan.driven for layer in self.layers.values())
 
+    @property
+    def sees_batch(self) -> bool:
+        """Whether the next pass is one of a phase that sees the batch. Where not, `advance` does all that there is."""
+        return self.phase != IDLE
+
     def begin_step(self) -> None:
         """Find out what the current step consists of, and get ready for its first pass."""
         self.phases = phases_at(self.schedule, self.step, self.epoch)

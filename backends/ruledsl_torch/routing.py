@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ruledsl.errors import UserError, suggest
 from ruledsl.program import TASK
 from ruledsl_torch.layers import RuleLayer
-from ruledsl_torch.optimization import RuleOptimizer, optimizer
+from ruledsl_torch.optimization import RuleOptimizer, named
 from ruledsl_torch.record import Record, record_of
 
 Factory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -108,7 +108,7 @@ def optimizers(net: nn.Module, **choices: Choice) -> Optimizers:
 
     choices   for `task` and each other name: a function from parameters to a torch optimizer, or a name (`"adam"`, an
               optimizer of the library, a path), or both that and its parameters: `align=("adam", {"lr": 0.0098})`.
-              Left out, what the rule says: `optimizer align = adam(lr = 0.001)`.
+              Left out, what the rule says: `optimizer align = adam(lr = 0.001)`. `sgd` and `adam` are torch's own.
 
     Where a rule writes a decay term itself, the optimizer's weight decay is off for that parameter.
     Raises UserError for a missing or unknown name.
@@ -132,7 +132,7 @@ def optimizers(net: nn.Module, **choices: Choice) -> Optimizers:
         choice = chosen[name]
         if isinstance(choice, str):
             choice = (choice, {})
-        made[name] = optimizer(groups, choice[0], **choice[1]) if isinstance(choice, tuple) else choice(groups)
+        made[name] = named(groups, choice[0], **choice[1]) if isinstance(choice, tuple) else choice(groups)
     return Optimizers(record, made)
 
 

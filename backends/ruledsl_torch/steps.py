@@ -144,7 +144,7 @@ def _run(layer: RuleLayer, phase: str, stores: Stores, gradients: Gradients) -> 
         values["x"] = x
         read = {name for call in calls for name in call.reads}
         if read & {"u", "y"}:  # mostly the functions compute it themselves, from W, b and x
-            values["u"] = values["layer"].forward(x, layer.weight, layer.bias)
+            values["u"] = values["layer"].apply(layer.weight, x, layer.bias)
             values["y"] = values["u"] if layer.phi is None else layer.phi(values["u"])
     if "target" in plan.read and layer.record.target is not None:
         values["target"] = layer.record.target

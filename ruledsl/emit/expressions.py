@@ -188,6 +188,8 @@ class Writer:
             case "where" if self._is_choice(node):
                 condition, then, otherwise = (self.argument(node, i, COMPARISON) for i in range(3))
                 return f"{then} if {condition} else {otherwise}", CHOICE
+        if node.op == "add" and (text := self._with_bias(node)):
+            return text, ATOM
         if node.op in _INFIX:
             symbol, binding = _INFIX[node.op]
             comparison = binding == COMPARISON
@@ -198,6 +200,17 @@ class Writer:
             text = _ON_NUMBERS[node.op].format(*(self.write(arg) for arg in node.args))
             return text, ATOM if node.op != "sign" else SUM
         return self._form(node)
+
+    def _with_bias(self, node: Node) -> str | None:
+        """`W @ x + b` as one application: the linear map adds one number per unit for nothing."""
+        for product, bias in (node.args, node.args[::-1]):
+            if product.op != "apply" or id(product) in self._local or id(product) in self.terms:
+                continue
+            matrix, activity = product.args
+            forwards = self.is_kernel(matrix) and self.to_post(matrix)
+            if forwards and product.type == node.type and bias.op == "tensor" and bias.type.axes == PER_UNIT:
+                return f"{self.use('layer')}.apply({', '.join(map(self.write, (matrix, activity, bias)))})"
+        return None
 
     @staticmethod
     def _associative(node: Node) -> bool:

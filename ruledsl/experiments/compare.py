@@ -43,7 +43,7 @@ class Row:
     @property
     def seconds_per_epoch(self) -> float | None:
         """Median training time of an epoch, without evaluation."""
-        seconds = [epoch.seconds for run in self.runs for epoch in run.epochs if epoch.train]
+        seconds = [epoch.seconds for run in self.runs for epoch in run.epochs if epoch.epoch]
         return median(seconds) if seconds else None
 
     def curves(self) -> list[list[float]]:

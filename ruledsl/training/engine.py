@@ -71,12 +71,12 @@ class Engine(Protocol):
         Raises UserError where the network and the rule do not fit.
         """
 
-    def step(self, phase: str, batch: Batch, rates: float, clock: Clock) -> Score:
+    def step(self, phase: str, batch: Batch, rates: float, clock: Clock) -> Score | None:
         """Learn from one batch in one phase of the rule; `rates` multiplies every optimizer's learning rate.
 
         With the last phase of a step, the step is over: `after step` and the constraints follow. The score is that of
-        the batch before the step; in a phase that doesn't see the batch, what is known of it already. Raises Diverged,
-        with nothing learnt from this batch.
+        the batch before the step, and None in a phase that doesn't see the batch. Raises Diverged, with nothing learnt
+        from this batch.
         """
 
     def evaluate(self, batches: Iterable[Batch]) -> Score:

@@ -17,7 +17,8 @@ from ruledsl.training.schedule import Clock, first_epochs, phases, rate_factor
 class Epoch:
     """What is known after `epoch` epochs; the record of epoch 0 is that of the untrained network.
 
-    train     score of the epoch's steps, each before it learnt from its batch; None in epoch 0
+    train     score of the epoch's steps, each before it learnt from its batch; None in epoch 0, and where no step of
+              the epoch saw its batch, as in a mirror phase
     test      score on the test images after the epoch
     seconds   time that the steps took, without evaluation
     rate      the factor on the learning rate in the last step
@@ -56,8 +57,8 @@ class Listener:
     def note(self, text: str) -> None:
         """Something that the user should know about the run."""
 
-    def step(self, clock: Clock, score: Score) -> None:
-        """A step is done."""
+    def step(self, clock: Clock, score: Score | None) -> None:
+        """A step is done; it has a score if one of its phases saw the batch."""
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch is done and evaluated."""
@@ -80,15 +81,15 @@ class Total:
         self.wrong += score.wrong
         self.images += score.images
 
-    def score(self) -> Score:
-        """Of all images so far."""
-        return Score(self.loss / self.images, self.wrong, self.images)
+    def score(self) -> Score | None:
+        """Of all images so far; None if there were none."""
+        return Score(self.loss / self.images, self.wrong, self.images) if self.images else None
 
 
 def run(engine: Engine, dataset: Dataset, config: Config, schedule: Schedule, listener: Listener) -> Iterator[Epoch]:
     """Train epoch by epoch, yielding what came of each. Raises Diverged from the engine.
 
-    Phases such as a mirror phase see the batch of their step; the score of a step is that of its last phase.
+    The score of a step is that of the last of its phases that sees the batch; a mirror phase does not.
     """
     per_epoch = dataset.train.batches_per_epoch(config.data.batch_size)
     yield _evaluated(engine, dataset, config, 0, None, 0.0, 1.0)
@@ -99,9 +100,10 @@ def run(engine: Engine, dataset: Dataset, config: Config, schedule: Schedule, li
         for index, batch in enumerate(dataset.train.shuffled(config.data.batch_size, config.seed, epoch)):
             clock = Clock(epoch * per_epoch + index, per_epoch, config.epochs)
             rate = _rate(config, schedule, clock)
-            for phase in phases(schedule, clock):
-                score = engine.step(phase, batch, rate, clock)
-            total.add(score)
+            scores = [engine.step(phase, batch, rate, clock) for phase in phases(schedule, clock)]
+            score = next((score for score in reversed(scores) if score is not None), None)
+            if score is not None:
+                total.add(score)
             listener.step(clock, score)
         seconds = time.perf_counter() - start
         yield _evaluated(engine, dataset, config, epoch + 1, total.score(), seconds, rate)

@@ -46,12 +46,15 @@ class ProgressBar(Listener):
         """Print it."""
         self.console.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
 
-    def step(self, clock: Clock, score: Score) -> None:
+    def step(self, clock: Clock, score: Score | None) -> None:
         """Move the bar; the numbers are running averages over the last steps."""
         if clock.step % clock.steps_per_epoch == 0:
             self._images, self._since = 0, time.perf_counter()
-        self._images += score.images
+        self._images += score.images if score else 0
         if self._bar is None or not self.console.is_terminal:
+            return
+        if score is None:
+            self._bar.update(self._task, advance=1, description=self._label(clock.epoch + 1))
             return
         self._weight = 1 - (1 - self._weight) * (1 - SMOOTHING)
         share = SMOOTHING / self._weight

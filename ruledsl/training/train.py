@@ -55,7 +55,7 @@ class Run:
     @property
     def seconds_per_epoch(self) -> float | None:
         """Training time, without evaluation, averaged; None if no epoch was finished."""
-        trained = [epoch.seconds for epoch in self.epochs if epoch.train]
+        trained = [epoch.seconds for epoch in self.epochs if epoch.epoch]
         return sum(trained) / len(trained) if trained else None
 
     def summary(self) -> dict[str, Any]:

@@ -168,7 +168,7 @@ class _Holding(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        if name in ("apply", "adjoint") and len(node.args) == 2:
+        if name in ("apply", "adjoint") and len(node.args) >= 2:
             node.args[0] = _held(name, node.args[0])
         elif name == "tensordot" and not any(isinstance(k.value, ast.Tuple) for k in node.keywords):
             node.args[1] = _held("from_far", node.args[1])  # a pair of axes would make it an outer product

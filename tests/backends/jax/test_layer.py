@@ -145,7 +145,7 @@ def test_backprop_is_the_plain_gradient(geometry: Geometry, wide: bool, toleranc
                 return jnp.sum(jnp.tanh(f(p, x)))
 
             def plain(p: Any, x: Any) -> Any:
-                return jnp.sum(jnp.tanh(here.forward(x, p["W"], p["b"])))
+                return jnp.sum(jnp.tanh(here.apply(p["W"], x, p["b"])))
 
             return jax.grad(taught, (0, 1))(params, x), jax.grad(plain, (0, 1))(params, x)
 

@@ -54,7 +54,7 @@ def grad_B_align(layer, W, B, b, x, alpha=0.002, beta=0.001, gamma=1e-06):
     """The pseudo-gradient of B: outer(f_rectified, 2 * gamma * (B @ f_rectified) - alpha * x,
         mean=batch).T + 2 * beta * B.
     """
-    f_rectified = jax.nn.relu(layer.apply(W, x) + layer.spread(b))
+    f_rectified = jax.nn.relu(layer.apply(W, x, b))
     return (
         layer.outer(f_rectified, 2 * gamma * layer.adjoint(B, f_rectified) - alpha * x, mean="batch")
         + 2 * beta * B

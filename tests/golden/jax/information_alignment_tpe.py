@@ -57,7 +57,7 @@ def grad_B_align(layer, W, B, b, x, batch_size, alpha=1032.7692877, beta=7.999, 
     f_rectified = jax.nn.relu(projected + layer.spread(b))
     f_centered = f_rectified - jnp.mean(f_rectified, axis=0, keepdims=True)
     f_contrasted = f_centered - jnp.mean(f_centered, axis=-1, keepdims=True)
-    h_linear = layer.apply(B, x) + layer.spread(b)
+    h_linear = layer.apply(B, x, b)
     h_contrasted = h_linear - jnp.mean(h_linear, axis=-1, keepdims=True)
     length = jnp.linalg.norm(h_contrasted, axis=-1, keepdims=True).clip(1e-6)
     ratio = f_contrasted / length

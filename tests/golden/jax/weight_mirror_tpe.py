@@ -53,7 +53,7 @@ def drive_x_align(shape, key, sigma=0.6905):
 
 def grad_B_align(layer, W, B, b, x, alpha=0.44319780999999997, beta=0.0283):
     """The pseudo-gradient of B: 2 * beta * B - alpha * outer(f_centered, x_centered, mean=batch).T."""
-    f_rectified = jax.nn.relu(layer.apply(W, x) + layer.spread(b))
+    f_rectified = jax.nn.relu(layer.apply(W, x, b))
     f_centered = f_rectified - jnp.mean(f_rectified, axis=0, keepdims=True)
     x_centered = x - jnp.mean(x, axis=0, keepdims=True)
     return 2 * beta * B - alpha * layer.outer(f_centered, x_centered, mean="batch")

@@ -41,5 +41,5 @@ def grad_b(layer, delta):
 
 def grad_B_align(layer, B, b, x, u, alpha=0.001, beta=0.002):
     """The pseudo-gradient of B: outer(2 * alpha * h - beta * u, x, mean=batch).T."""
-    h = layer.apply(B, x) + layer.spread(b)
+    h = layer.apply(B, x, b)
     return layer.outer(2 * alpha * h - beta * u, x, mean="batch")

@@ -56,7 +56,7 @@ def grad_B_align(layer, W, B, b, x, batch_size, alpha=1032.7692877, beta=7.999, 
     f_rectified = torch.relu(projected + layer.spread(b))
     f_centered = f_rectified - f_rectified.mean(0, keepdim=True)
     f_contrasted = f_centered - f_centered.mean(1, keepdim=True)
-    h_linear = layer.apply(B, x) + layer.spread(b)
+    h_linear = layer.apply(B, x, b)
     h_contrasted = h_linear - h_linear.mean(1, keepdim=True)
     length = torch.linalg.vector_norm(h_contrasted, dim=1, keepdim=True).clamp(min=1e-6)
     ratio = f_contrasted / length

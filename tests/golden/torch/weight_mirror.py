@@ -46,5 +46,5 @@ def drive_x_mirror(shape, generator=None):
 
 def next_B_mirror(layer, W, B, b, x, decay_B=0.5, eta_B=0.1):
     """The next value of B: (1 - decay_B) * B + eta_B * outer(z - mean(z, batch), x, mean=all).T."""
-    z = torch.relu(layer.apply(W, x) + layer.spread(b))
+    z = torch.relu(layer.apply(W, x, b))
     return (1 - decay_B) * B + eta_B * layer.outer(z - z.mean(0, keepdim=True), x, mean="all")

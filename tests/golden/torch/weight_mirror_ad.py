@@ -52,7 +52,7 @@ def drive_x_align(shape, sigma=0.95, generator=None):
 
 def grad_B_align(layer, W, B, b, x, alpha=3.90827536e-07, beta=2.8109e-08):
     """The pseudo-gradient of B: 2 * beta * B - alpha * outer(f_centered, x_centered, mean=batch).T."""
-    f_rectified = torch.relu(layer.apply(W, x) + layer.spread(b))
+    f_rectified = torch.relu(layer.apply(W, x, b))
     f_centered = f_rectified - f_rectified.mean(0, keepdim=True)
     x_centered = x - x.mean(0, keepdim=True)
     return 2 * beta * B - alpha * layer.outer(f_centered, x_centered, mean="batch")

@@ -52,7 +52,7 @@ def drive_x_align(shape, sigma=0.6905, generator=None):
 
 def grad_B_align(layer, W, B, b, x, alpha=0.44319780999999997, beta=0.0283):
     """The pseudo-gradient of B: 2 * beta * B - alpha * outer(f_centered, x_centered, mean=batch).T."""
-    f_rectified = torch.relu(layer.apply(W, x) + layer.spread(b))
+    f_rectified = torch.relu(layer.apply(W, x, b))
     f_centered = f_rectified - f_rectified.mean(0, keepdim=True)
     x_centered = x - x.mean(0, keepdim=True)
     return 2 * beta * B - alpha * layer.outer(f_centered, x_centered, mean="batch")
