@@ -246,6 +246,9 @@ def _check_phases(plans: Mapping[str, Plan], seen: Mapping[str, Seen]) -> None:
     schedules = {plan.program.schedule for plan in plans.values()} - {Schedule()}
     if len(schedules) > 1:
         raise UserError("the rule of the last layer has a schedule that differs from that of the others")
+    driven = {phase for plan in plans.values() for phase in plan.driven}
+    for phase in driven & {phase for plan in plans.values() for phase in plan.evoked}:
+        raise UserError(f"the phase {phase} has a drive in one of the two rules, and none in the other")
     for name, plan in plans.items():
         if plan.driven and name not in seen:
             raise UserError(f"{plan.program.rule} drives every layer", "give convert an example= of an input batch")

@@ -20,12 +20,13 @@ from ruledsl.training.config import Config, OptimizerConfig
 from ruledsl.training.engine import Diverged, Score
 from ruledsl.training.schedule import Clock, phases
 from ruledsl_torch.conversion import convert
+from ruledsl_torch.driven import run_phase
 from ruledsl_torch.layers import RuleLayer
 from ruledsl_torch.networks import activations, build
 from ruledsl_torch.optimization import optimizer
 from ruledsl_torch.record import Record, observe
 from ruledsl_torch.routing import Optimizers, receivers
-from ruledsl_torch.steps import end_pass, end_step, run_phase
+from ruledsl_torch.steps import end_pass, end_step
 
 State = dict[str, NDArray[Any]]
 

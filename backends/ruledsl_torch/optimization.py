@@ -122,14 +122,14 @@ def named(params: Iterable[Any], name: str, lr: float = 0.001, **parameters: flo
 
 def torchs_own(name: str, **parameters: float) -> Callable[..., torch.optim.Optimizer] | None:
     """Torch's equal of `sgd` or `adam`, with the library's parameters; None for others."""
-    given = dict(parameters)
+    given: dict[str, Any] = dict(parameters)
     if name == "adam":
         betas = given.pop("beta1", 0.9), given.pop("beta2", 0.999)
-        settings = {"betas": betas, "eps": given.pop("epsilon", 1e-8), "fused": True}
+        settings: dict[str, Any] = {"betas": betas, "eps": given.pop("epsilon", 1e-8), "fused": True}
         return None if given else partial(torch.optim.Adam, **settings)
     if name == "sgd":
-        settings = {key: given.pop(key, 0) for key in ("momentum", "weight_decay")}
-        settings["nesterov"] = bool(given.pop("nesterov", False))
+        settings = {key: given.pop(key, 0) for key in ("momentum", "weight_decay", "nesterov")}
+        settings["nesterov"] = bool(settings["nesterov"])
         return None if given else partial(torch.optim.SGD, **settings)
     return None
 

@@ -16,6 +16,7 @@ from ruledsl.verification.programs import parsed
 from ruledsl.verification.witness import Precision, compare
 
 CHUNK = 25
+FORGETTING = 200  # rules after which JAX gives back the memory of what it has compiled
 FEW_SHAPES = tuple(g for g in GEOMETRIES if g.name in ("dense", "everything"))  # JAX compiles anew for every shape
 SMALL = tuple(g for g in GEOMETRIES if g.name in ("dense", "conv3x3", "everything", "stride", "groups", "pointwise"))
 
@@ -44,6 +45,8 @@ def in_torch(seed: int) -> list[str]:
 def in_jax(seed: int) -> list[str]:
     """The same in JAX, in one precision and on few shapes, since JAX compiles every operation for every shape."""
     precision: Precision = "float64" if seed // 8 % 2 else "float32"
+    if seed % FORGETTING == 0:
+        importlib.import_module("jax").clear_caches()
     return differences(seed, "jax", FEW_SHAPES, (precision,))
 
 

@@ -276,6 +276,14 @@ def scheduled(engine: Engine, dataset: data.Dataset, rule: str, epoch: int) -> l
     return [engine.step(phase, batch, 1.0, clock) for clock, batch in clocks for phase in phases(schedule, clock)]
 
 
+def test_a_phase_without_the_batch_has_no_score(tmp_path: Path) -> None:
+    run = train(quick(tmp_path, "rule=weight_mirror", "epochs=3"))
+    assert [epoch.train is None for epoch in run.epochs] == [True, True, True, False]
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["train_loss"] is None for line in lines] == [True, True, True, False]
+    assert run.seconds_per_epoch is not None
+
+
 def test_mirroring_alone_moves_no_forward_weight(tmp_path: Path) -> None:
     runs = [train(quick(tmp_path, "rule=weight_mirror", f"epochs={epochs}")) for epochs in (0, 2, 3)]
     states = [load_file(run.folder / "weights.safetensors") for run in runs]

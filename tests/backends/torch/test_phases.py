@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import ruledsl
 from ruledsl.errors import UserError
-from ruledsl_torch import advance, convert, observe, optimizers
+from ruledsl_torch import advance, convert, driven, observe, optimizers
 
 TWO_TEACHERS = """
 rule two_teachers {
@@ -42,6 +42,10 @@ rule with_errors {
   schedule { alternate : task, look }
 }
 """
+
+
+def with_inputs(record, phase):
+    return driven.with_inputs(record, driven.of_layers(record, phase))
 
 
 def sgd(parameters):
@@ -211,6 +215,41 @@ def test_another_schedule_in_the_last_layer_is_refused():
     optimizer = optimizers(net, task=sgd)
     for _ in range(2):
         step(net, optimizer, x, labels)
+
+
+def test_a_phase_that_has_a_drive_in_one_rule_alone_is_refused():
+    undriven = WITH_ERRORS.replace("outer(x, delta)", "outer(x, u)")
+    drive = undriven.replace("phase look {", "phase look { drive x = normal(0, 1)")
+    with pytest.raises(UserError, match="look has a drive in one"):
+        converted(ruledsl.parse(undriven), output=ruledsl.parse(drive))
+
+
+def test_the_number_of_threads_changes_no_input():
+    found = []
+    for threads in (1, 3):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        net, *_ = converted("weight_mirror", small.convnet)
+        inputs = {work.layer.path: work.values["x"].clone() for work in with_inputs(net.ruledsl, "mirror")}
+        torch.set_num_threads(before)
+        found.append(inputs)
+    assert len(found[0]) > 1
+    assert all(torch.equal(x, found[1][path]) for path, x in found[0].items())
+    one, other = list(found[0].values())[:2]
+    assert not torch.equal(one.flatten()[:8], other.flatten()[:8])
+
+
+def test_steps_without_the_batch_take_no_pass():
+    net, x, labels = converted("information_alignment")
+    optimizer = optimizers(net, task=sgd)
+    step(net, optimizer, x, labels)
+    assert net.ruledsl.phases == ("align",)
+    assert not net.ruledsl.sees_batch
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    advance(net)
+    assert net.ruledsl.sees_batch
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"fc2.B", "fc3.B"}
 
 
 @pytest.mark.parametrize(
