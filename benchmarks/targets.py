@@ -36,6 +36,7 @@ TARGETS = (
     Target("steps", "symmetric_alignment", STEP + "symmetric_alignment", 1.10),
     Target("steps", "activation_alignment", STEP + "activation_alignment, both phases", 2.0),
     Target("steps", "information_alignment", STEP + "information_alignment, both phases", 2.4),
+    Target("cost", "error", "step time predicted by the cost model, largest error over all rules", 0.25),
     Target("equality", "backprop float32", "emitted backprop against autograd, float32", 1e-6),
     Target("equality", "backprop float64", "emitted backprop against autograd, float64", 1e-12),
     Target("equality", "torch float32", "PyTorch against the reference, every rule and geometry, float32", 1e-5),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ruledsl.analysis.flow import Ledger
 from ruledsl.analysis.typed import Update
-from ruledsl.ir.cost import Cost, LayerSize, phase_cost, step_cost
+from ruledsl.ir.cost import Cost, LayerSize, backprop_cost, phase_cost, step_cost
 from ruledsl.ir.equations import Equation, Equations
 from ruledsl.ir.latex import latex, name
 from ruledsl.ir.nodes import Node
@@ -119,6 +119,7 @@ class Expense:
     cost: Cost
     relative_multiply_adds: float
     relative_bytes: float
+    relative_time: float
 
 
 @dataclass(frozen=True)
@@ -203,9 +204,7 @@ def layer_sizes(architecture: Architecture) -> tuple[LayerSize, ...]:
 
 
 def _expenses(equations: Equations, layers: tuple[LayerSize, ...], batch: int) -> Iterable[Expense]:
-    from ruledsl.library import load
-
-    backprop = step_cost(load("backprop").equations, layers, batch)["step"]
+    backprop = backprop_cost(layers, batch)
     if equations.kind == "rule":
         costs = step_cost(equations, layers, batch)
         if len(costs) == 2:
@@ -213,7 +212,8 @@ def _expenses(equations: Equations, layers: tuple[LayerSize, ...], batch: int) -
     else:  # an optimizer or a constraint comes on top of a step
         costs = {phase: phase_cost(equations, phase, layers, batch) for phase in equations.phases}
     for phase, cost in costs.items():
-        yield Expense(phase, cost, cost.multiply_adds / backprop.multiply_adds, cost.bytes / backprop.bytes)
+        adds, moved = cost.multiply_adds / backprop.multiply_adds, cost.bytes / backprop.bytes
+        yield Expense(phase, cost, adds, moved, cost.time / backprop.time)
 
 
 def _expense(expense: Expense) -> dict[str, Any]:
@@ -222,6 +222,7 @@ def _expense(expense: Expense) -> dict[str, Any]:
         **asdict(expense.cost),
         "relative_multiply_adds": round(expense.relative_multiply_adds, 4),
         "relative_bytes": round(expense.relative_bytes, 4),
+        "relative_time": round(expense.relative_time, 4),
     }
 
 

@@ -31,6 +31,8 @@ TABLE: Mapping[str, Maker] = {
     **LIAO,
     **{f"{name}_bn": partial(maker, norm=Norm("before")) for name, maker in LIAO.items()},
     "resnet18_cifar": resnets.resnet18_cifar,
+    "resnet18": resnets.resnet18,
+    "resnet50": resnets.resnet50,
 }
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # The images that a network is meant for, by what its name says; others are given with --input.
 INPUTS = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "mlp": (1, 28, 28), "timit": (1845,), "other": (3, 119, 119)}
-INPUTS |= {"imagenet": (3, 224, 224)}
+INPUTS |= dict.fromkeys(("imagenet", "resnet18", "resnet50"), (3, 224, 224))
 SMALL_IMAGES = (3, 32, 32)
 
 
@@ -60,8 +60,9 @@ def _architecture(model: str, shape: str | None, classes: int) -> Architecture:
 
 
 def _usual_input(model: str) -> tuple[int, ...]:
-    found = [shape for word, shape in INPUTS.items() if word in model.split("_")]
-    return found[0] if found else SMALL_IMAGES
+    words = model.split("_")
+    found = [shape for word, shape in INPUTS.items() if word in words]
+    return found[0] if found and "cifar" not in words else SMALL_IMAGES
 
 
 def _shape(written: str) -> tuple[int, ...]:

@@ -138,11 +138,12 @@ def _cost(explanation: Explanation) -> Iterable[str]:
     if not explanation.expenses:
         return
     yield rf"\subsection*{{Cost on {text(explanation.network or '')} with {explanation.batch} examples}}"
-    rows: list[Sequence[str]] = [["", "multiply-adds", "of backprop", "bytes", "of backprop"], []]
+    rows: list[Sequence[str]] = [["", "multiply-adds", "of backprop", "bytes", "of backprop", "time of backprop"], []]
     for e in explanation.expenses:
         adds, moved = quantity(e.cost.multiply_adds), quantity(e.cost.bytes)
-        rows.append([text(e.phase), adds, f"{e.relative_multiply_adds:.2f}", moved, f"{e.relative_bytes:.2f}"])
-    yield _tabular("lrrrr", rows)
+        shares = [f"{share:.2f}" for share in (e.relative_multiply_adds, e.relative_bytes, e.relative_time)]
+        rows.append([text(e.phase), adds, shares[0], moved, *shares[1:]])
+    yield _tabular("lrrrrr", rows)
 
 
 def _tabular(columns: str, rows: Sequence[Sequence[str]]) -> str:

@@ -83,10 +83,11 @@ def _cost(explanation: Explanation) -> list[str]:
         adds, moved = f"{added}{expense.relative_multiply_adds:.2f}", f"{added}{expense.relative_bytes:.2f}"
         cost = expense.cost
         name = average if expense.phase == "step" else expense.phase
-        rows.append((name, quantity(cost.multiply_adds), adds, quantity(cost.bytes), moved))
-    titles = ("", "multiply-adds", "x backprop", "bytes", "x backprop")
+        time = f"{added}{expense.relative_time:.2f}"
+        rows.append((name, quantity(cost.multiply_adds), adds, quantity(cost.bytes), moved, time))
+    titles = ("", "multiply-adds", "x backprop", "bytes", "x backprop", "time x backprop")
     network = f"{explanation.network}, {explanation.batch} examples"
-    return [f"{bold('Cost')}  {network}", table(rows, titles, right=(1, 2, 3, 4))]
+    return [f"{bold('Cost')}  {network}", table(rows, titles, right=(1, 2, 3, 4, 5))]
 
 
 def _wrapped(text: str) -> list[str]:

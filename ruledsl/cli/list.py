@@ -57,7 +57,8 @@ def _paper_table(name: str, as_lines: bool) -> None:
     for row in found.rows:
         settings = ", ".join(f"{name} = {value:g}" for name, value in row.parameters.items())
         rule = f"{row.rule} ({settings})" if settings else row.rule
-        network = f"{row.network}, {row.frozen} frozen" if row.frozen else row.network
+        options = [f"{name} = {value}" for name, value in row.options.items()]
+        network = ", ".join((row.network, *options, *([f"{row.frozen} frozen"] if row.frozen else [])))
         cells.append((row.label, rule, row.optimizer, " ".join(row.constraints), network))
     print(bold(found.title))
     print(table(cells, header))

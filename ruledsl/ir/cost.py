@@ -1,4 +1,4 @@
-"""What a rule costs: multiply-adds and bytes moved in one training step, from the equations themselves.
+"""What a rule costs: multiply-adds, bytes moved and numbers drawn in one training step, from the equations themselves.
 
 The model, kept simple enough to check by hand:
 
@@ -10,6 +10,11 @@ The model, kept simple enough to check by hand:
 - Whoever has a pseudo-gradient is moved by momentum SGD: five passes (read weight, gradient and momentum; write weight
   and momentum). A stored value (`<-`) is copied once: two passes.
 - The first weight layer sends to nobody. It computes neither `send` nor what learns for `send` alone.
+- Every phase that sees the batch takes a forward pass, and a backward pass through activations and normalisation where
+  errors travel. A phase with `drive` takes none.
+- In time, a byte is worth `BALANCE` multiply-adds, and a random number `DRAW_BYTES` bytes: processors draw them one
+  after the other. Both were measured with PyTorch on two processor cores; `make bench` shows how far the prediction is
+  from the time that a step takes.
 """
 
 from __future__ import annotations
@@ -23,6 +28,8 @@ from ruledsl.ir.types import POST, PRE, Space, Type
 from ruledsl.program import AFTER_STEP, TASK
 
 BYTES = 4
+BALANCE = 5.0
+DRAW_BYTES = 100
 SGD_PASSES, STORE_PASSES = 5, 2
 _FREE = frozenset(("const", "scalar", "signal", "tensor", "transpose", "count", "full_like"))
 
@@ -83,16 +90,25 @@ class LayerSize:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one step, or of a part of it."""
+    """Of one step, or of a part of it: multiply-adds, bytes moved, random numbers drawn."""
 
     multiply_adds: int = 0
     bytes: int = 0
+    drawn: int = 0
+
+    @property
+    def time(self) -> float:
+        """How long it takes, in multiply-adds."""
+        return self.multiply_adds + BALANCE * (self.bytes + DRAW_BYTES * self.drawn)
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.multiply_adds + other.multiply_adds, self.bytes + other.bytes)
+        return Cost(self.multiply_adds + other.multiply_adds, self.bytes + other.bytes, self.drawn + other.drawn)
+
+    def __mul__(self, times: int) -> Cost:
+        return Cost(self.multiply_adds * times, self.bytes * times, self.drawn * times)
 
     def __floordiv__(self, parts: int) -> Cost:
-        return Cost(self.multiply_adds // parts, self.bytes // parts)
+        return Cost(self.multiply_adds // parts, self.bytes // parts, self.drawn // parts)
 
 
 def total(costs: Iterable[Cost]) -> Cost:
@@ -111,6 +127,11 @@ def forward(layers: Sequence[LayerSize], batch: int) -> Cost:
     )
 
 
+def backward(layers: Sequence[LayerSize], batch: int) -> Cost:
+    """Errors on their way back through what lies between the weight layers."""
+    return Cost(bytes=sum(BYTES * batch * 3 * layer.post for layer in layers))
+
+
 def phase_cost(equations: Equations, phase: str, layers: Sequence[LayerSize], batch: int) -> Cost:
     """What the equations of a phase compute in all layers together, without the forward pass."""
     feedback_only = {name for name in equations.tensors if only_for_feedback(equations, name)}
@@ -121,6 +142,8 @@ def phase_cost(equations: Equations, phase: str, layers: Sequence[LayerSize], ba
             for equation in equations.equations
             if equation.phase == phase and (layer.sends or equation.target not in {"send", *feedback_only})
         ]
+        if all(equation.role == "drive" for equation in computed):
+            continue
         cost += _layer_cost(equations, computed, layer, batch)
     return cost
 
@@ -135,16 +158,33 @@ def step_cost(equations: Equations, layers: Sequence[LayerSize], batch: int) -> 
     )
     schedule = equations.schedule
     phases = dict.fromkeys((TASK, *(p for p in equations.phases if not p.startswith(AFTER_STEP))))
-    own = {phase: phase_cost(equations, phase, layers, batch) for phase in phases}
-    alone = {phase: cost if phase in equations.driven else cost + forward(layers, batch) for phase, cost in own.items()}
+    alone = {p: phase_cost(equations, p, layers, batch) + _passes(equations, p, layers, batch) for p in phases}
     if schedule.alternate:
         step = total(alone[phase] for phase in schedule.alternate) // len(schedule.alternate)
     else:
-        together = [p for p in schedule.each if p in own]
-        propagates = any(p not in equations.driven for p in together)
-        step = total(own[phase] for phase in together) + (forward(layers, batch) if propagates else Cost())
+        step = total(alone[phase] for phase in schedule.each if phase in alone)
     result = {phase: cost + (after if phase == TASK else Cost()) for phase, cost in alone.items()}
     return {**result, "step": step + after}
+
+
+def _passes(equations: Equations, phase: str, layers: Sequence[LayerSize], batch: int) -> Cost:
+    if phase in equations.driven:
+        return Cost()
+    read = {n.attrs[0] for e in equations.equations if e.phase == phase for n in walk(e.value) if n.op == "signal"}
+    travels = phase == TASK or read & {"delta", "e"}
+    return forward(layers, batch) + (backward(layers, batch) if travels else Cost())
+
+
+def relative_time(equations: Equations, layers: Sequence[LayerSize], batch: int) -> float:
+    """How long the average step takes, in steps of backprop."""
+    return step_cost(equations, layers, batch)["step"].time / backprop_cost(layers, batch).time
+
+
+def backprop_cost(layers: Sequence[LayerSize], batch: int) -> Cost:
+    """Of a step of backprop, to compare with."""
+    from ruledsl.library import load
+
+    return step_cost(load("backprop").equations, layers, batch)["step"]
 
 
 def only_for_feedback(equations: Equations, name: str) -> bool:
@@ -158,7 +198,8 @@ def only_for_feedback(equations: Equations, name: str) -> bool:
 def _layer_cost(equations: Equations, computed: list[Equation], layer: LayerSize, batch: int) -> Cost:
     cost = Cost()
     for node, times in _with_families(computed, layer):
-        cost += Cost(times * _multiply_adds(node, layer, batch), times * _bytes(node, layer, batch))
+        drawn = layer.numbers(node.type, batch) if node.op == "random" else 0
+        cost += Cost(_multiply_adds(node, layer, batch), _bytes(node, layer, batch), drawn) * times
     for equation in computed:
         if equation.role == "grad":
             cost += Cost(0, SGD_PASSES * BYTES * layer.numbers(equations.tensors[equation.target].type))

@@ -89,6 +89,20 @@ def test_costs_are_those_counted_by_hand(capsys: pytest.CaptureFixture[str]) -> 
     assert step("activation_alignment")["phase"] == "step"
 
 
+def test_time_counts_what_is_drawn_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    def phases(rule: str) -> dict[str, Any]:
+        found = as_json(capsys, rule, "--model", "mlp")["cost"]["phases"]
+        return {phase["phase"]: phase for phase in found}
+
+    assert phases("backprop")["step"]["relative_time"] == 1.0
+    assert phases("frsf")["step"]["drawn"] == 0
+    assert phases("brsf")["step"]["drawn"] == 256 * 10  # M of the second layer, drawn anew in each step
+    mirror = phases("weight_mirror")["mirror"]
+    assert mirror["drawn"] == 32 * 256  # the input of the second layer
+    assert mirror["relative_time"] < phases("weight_mirror")["step"]["relative_time"]
+    assert phases("brsf")["step"]["relative_time"] > phases("frsf")["step"]["relative_time"] > 1.0
+
+
 def test_an_optimizer_and_a_constraint_cost_what_comes_on_top(capsys: pytest.CaptureFixture[str]) -> None:
     (adam,) = as_json(capsys, "adam", "--model", "mlp")["cost"]["phases"]
     assert adam["multiply_adds"] == 0 and adam["bytes"] > 0

@@ -22,6 +22,8 @@ INPUTS = {
     "liao_timit": (1845,),
     "liao_other": (3, 119, 119),
     "resnet18_cifar": (3, 32, 32),
+    "resnet18": (3, 64, 64),
+    "resnet50": (3, 64, 64),
 }
 
 
