@@ -16,6 +16,7 @@ from ruledsl.ir.operations import COMMUTATIVE, OPERATIONS
 from ruledsl.ir.types import OUT, POST, SCALAR, Type
 
 Key = tuple[object, ...]
+MOST_TERMS = 16  # of a sum, in which outer products are looked for that can be one
 MOST_FACTORS = 16  # a product of more scalars is left as it is: they double where a value is squared again and again
 
 _SCALARS = frozenset(ARITHMETIC) - {"mul", "div", "neg", "where"}  # these have canonical forms of their own
@@ -105,6 +106,12 @@ class Simplifier:
                 return None
             return None if result is None else self._const(result)
         match op:
+            case "min" | "max" | "and" | "or" if args[0] is args[1]:
+                return args[0]
+            case "sub" if args[0] is args[1]:
+                return self._zero(None if type.kind == "scalar" else args[0], type, place)
+            case "lt" | "gt" | "ne" | "le" | "ge" | "eq" if args[0] is args[1] and type.kind == "scalar":
+                return self._const(op in ("le", "ge", "eq"))
             case "mul" | "div" | "neg":
                 return self._product(self._factors(op, args, place), type, place)
             case "add" | "sub":
@@ -193,18 +200,24 @@ class Simplifier:
         """
         if type.kind != "map" or left.type != type or right.type != type:
             return None
-        if left.op in ("add", "sub") and left.args[0].type == left.args[1].type == type:
-            first, second = left.args
-            together = self._one_outer(op, first, right, type, place)
+        if op == "add" and left.op not in ("add", "sub"):
+            left, right = right, left
+        after: list[Node] = []  # the sums on the way down to the term that takes it up
+        while len(after) < MOST_TERMS:
+            deeper = left.op in ("add", "sub") and left.args[0].type == left.args[1].type == type
+            last = left.args[1] if deeper else left
+            sign = "add" if not deeper or left.op == op else "sub"
+            together = self._merged(sign if deeper else op, last, right, type, place)
             if together is not None:
-                return self.make(left.op, (together, second), (), type, place)
-            same = "add" if left.op == op else "sub"
-            together = self._one_outer(same, second, right, type, place)
-            return None if together is None else self.make(left.op, (first, together), (), type, place)
-        if right.op in ("add", "sub") and op == "add" and right.args[0].type == right.args[1].type == type:
-            together = self._one_outer("add", right, left, type, place)
-            return together
-        return self._merged(op, left, right, type, place)
+                result = self.make(left.op, (left.args[0], together), (), type, place) if deeper else together
+                for sum in reversed(after):
+                    result = self.make(sum.op, (result, sum.args[1]), (), type, place)
+                return result
+            if not deeper:
+                return None
+            after.append(left)
+            left = left.args[0]
+        return None
 
     def _merged(self, op: str, left: Node, right: Node, type: Type, place: Place | None) -> Node | None:
         """The sum of two outer products that share a vector as one, or None."""
@@ -394,7 +407,7 @@ class Simplifier:
     def _apply(self, args: tuple[Node, ...], type: Type, place: Place | None) -> Node | None:
         left, right = self._split(args[0]), self._split(args[1])
         if left.number == 0 or right.number == 0:
-            return None
+            return self._zero(self._intern("apply", args, (), type, place), type, place)
         matrix, vector = left.core, right.core
         if matrix is None or vector is None or (matrix is args[0] and vector is args[1]):
             return None

@@ -6,12 +6,14 @@ import importlib
 import importlib.util
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 from ruledsl.verification.cases import reference_layer
 from ruledsl.verification.geometries import GEOMETRIES, Geometry
 from ruledsl.verification.observed import Observer
+from ruledsl.verification.precision import claims
 from ruledsl.verification.programs import parsed
 from ruledsl.verification.witness import Precision, compare
 
@@ -57,6 +59,12 @@ def violations(seed: int) -> list[str]:
         return []
     observer = Observer(rule.equations, rule.ledger, reference_layer(SMALL[seed % len(SMALL)]), seed)
     return [f"seed {seed}: {violation}" for violation in observer.violations()]
+
+
+def findings(seed: int) -> Counter[str]:
+    """What became of the ledger entries of the rule of a seed: see `precision.Claim`."""
+    rule = parsed(seed)
+    return Counter(claim.finding for claim in claims(rule, SMALL, seed)) if rule.kind == "rule" else Counter()
 
 
 def all_of(check: Callable[[int], list[str]], seeds: Iterable[int]) -> list[str]:

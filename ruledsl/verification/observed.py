@@ -10,7 +10,7 @@ constants (`fixed`, `fresh`) have made of the states beside them counts as those
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,16 +18,18 @@ import numpy as np
 
 from ruledsl.analysis.flow import Entry, Ledger
 from ruledsl.ir.equations import Equation, Equations
-from ruledsl.ir.labels import BROADCAST, TRANSPORT
+from ruledsl.ir.labels import BROADCAST
 from ruledsl.ir.nodes import Node, rewrite, walk, with_args
 from ruledsl.ir.simplify import ELEMENTWISE
 from ruledsl.ir.types import Type
 from ruledsl.program import INIT
 from ruledsl.reference.interpreter import draw, evaluate
 from ruledsl.verification.cases import DOWNSTREAM, Layer, random_values, stored_shape
+from ruledsl.verification.relaxed import relaxed
 
 STEPS = 3
 RATE, TAME = 0.05, 3.0
+LEARNING = ("forward", "weight", "state")
 HELD = " held"
 SIGNALS = ("e", "target", "delta[k]")
 Output = tuple[int, str, str, str]
@@ -87,9 +89,26 @@ class Violation:
 
 
 class Observer:
-    """Runs of one rule on one layer; `seed` decides all values, those of the parameters too where these `vary`."""
+    """Runs of one rule on one layer; `seed` decides all values, those of the parameters too where these `vary`.
 
-    def __init__(self, equations: Equations, ledger: Ledger, layer: Layer, seed: int = 0, vary: bool = False) -> None:
+    relax   let conditions and bounds pass on all that they read (see `relaxed`)
+    """
+
+    def __init__(
+        self,
+        equations: Equations,
+        ledger: Ledger,
+        layer: Layer,
+        seed: int = 0,
+        *,
+        vary: bool = False,
+        relax: bool = False,
+    ) -> None:
+        if relax:
+            equations = replace(
+                equations,
+                equations=tuple(e.with_value(relaxed(e.value)) for e in equations.equations),
+            )
         self.equations, self.layer, self.seed, self.steps, self.vary = equations, layer, seed, STEPS, vary
         self.claims: dict[tuple[str, str, str], set[str]] = {}
         for entry in ledger:
@@ -263,14 +282,23 @@ class _Run:
         known.update(self._signals(0))
         for name in self.equations.tensors:
             if self.equations.tensors[name].kind == "forward":
-                known[name] = self._made(name, known[name])
+                known[name] = self._made(name, self._started(name, known[name]))
         for equation in self.equations.of("init", "draw"):
             value = self._drawn(equation, -1, known)
-            known[equation.target] = self._made(equation.target, value)
+            free = not any(node.op == "tensor" for node in walk(equation.value))
+            started = self._started(equation.target, value) if free else value
+            known[equation.target] = self._made(equation.target, started)
             if equation.role == "init":
                 self.trace.outputs[0, INIT, equation.target, "task"] = value
                 self.trace.isolated[0, INIT, equation.target, "task"] = self._aside(equation, known, value)
         return known
+
+    def _started(self, name: str, value: Any) -> Any:
+        """Where the observer varies, what learns may have any values by now, large ones and small ones."""
+        if not self.observer.vary or isinstance(value, list) or self.equations.tensors[name].kind not in LEARNING:
+            return value
+        rng = self._rng("started", name)
+        return rng.choice((0.03, 0.3, 1.0, 2.0)) * rng.normal(size=np.shape(value))
 
     def _aside(self, equation: Equation, known: Mapping[str, Any], value: Any) -> Any:
         if equation.value.op == "random" or isinstance(value, list):
@@ -328,7 +356,7 @@ class _Run:
             if equation.role == "assign":
                 after[equation.target] = value
             elif equation.role == "grad":
-                after[equation.target] = after.get(equation.target, known[equation.target]) - RATE * value
+                after[equation.target] = after.get(equation.target, known[equation.target]) - RATE * _tamed(value)
         known.update({name: _tamed(value) for name, value in after.items()})
 
     def _value(self, equation: Equation, values: Mapping[str, Any], at: tuple[int, str], beside: bool) -> Any:
@@ -402,17 +430,3 @@ def _own(root: Node) -> Node:
 def _held(node: Node) -> Node:
     name = str(node.attrs[0])
     return node if name.endswith(HELD) else replace(node, attrs=(name + HELD, *node.attrs[1:]))
-
-
-def precision(make: Callable[[int], Observer], ledger: Ledger, attempts: int) -> tuple[list[Entry], list[Entry]]:
-    """The entries that were seen and those that were not; `make(attempt)` gives an observer with other values."""
-    seen: list[Entry] = []
-    missed = [entry for entry in ledger if entry.channel in (*TRANSPORT, BROADCAST)]
-    for attempt in range(attempts):
-        if not missed:
-            break
-        observer = make(attempt)
-        found = [entry for entry in missed if observer.observed(entry, attempt)]
-        seen += found
-        missed = [entry for entry in missed if entry not in found]
-    return seen, missed

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 
 import pytest
 
 import ruledsl
 from ruledsl.emit import emitter
 from ruledsl.verification.cases import reference_layer
-from ruledsl.verification.many import SMALL, all_of, in_jax, in_torch, violations
+from ruledsl.verification.many import SMALL, all_of, findings, in_jax, in_torch, violations
 from ruledsl.verification.observed import Observer
+from ruledsl.verification.precision import claims
 from ruledsl.verification.programs import parsed, random_rule
 
 FEW, MANY = 200, 10_000
@@ -56,6 +58,26 @@ def test_breaking_lines_changes_no_meaning(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(emitter, "statement", lambda prefix, expression: [f"    {prefix}{expression}"])
     for seed, source in written.items():
         assert ast.dump(ast.parse(source)) == ast.dump(ast.parse(parsed(seed).compile("torch").source))
+
+
+@pytest.mark.parametrize("name", ruledsl.names())
+def test_everything_that_the_ledger_of_a_library_rule_claims_is_seen(name: str) -> None:
+    rule = ruledsl.load(name)
+    if rule.kind != "optimizer":
+        assert [claim for claim in claims(rule, SMALL) if claim.finding != "seen"] == []
+
+
+@pytest.mark.parametrize("first", range(0, 40, 10))
+def test_hardly_anything_that_the_ledger_of_a_random_rule_claims_stays_unseen(first: int) -> None:
+    found = sum((findings(seed) for seed in range(first, first + 10)), Counter())
+    assert found["unseen"] <= 0.02 * found.total()
+    assert found["seen"] >= 0.6 * found.total()
+
+
+@pytest.mark.long
+def test_of_a_thousand_random_ledgers_hardly_anything_stays_unseen() -> None:
+    found = sum((findings(seed) for seed in range(FIRST_OF_MANY, FIRST_OF_MANY + 1000)), Counter())
+    assert found["unseen"] <= 0.02 * found.total(), found
 
 
 @pytest.mark.long
