@@ -33,6 +33,7 @@ LEDGERS: dict[str, tuple[str, set[str]]] = {
     "weight_mirror_ad_ops": (NONLOCAL, OPERATIONS_ON_FEEDBACK),
     "information_alignment_tpe": (NONLOCAL, OPERATIONS_ON_FEEDBACK),
     "direct_kolen_pollack": (LOCAL, {"broadcast(e) -> send"}),
+    "direct_sign_symmetry": (LOCAL, {"broadcast(e) -> send"}),
     "drtp": (LOCAL, {"broadcast(target) -> send"}),
     "oja": (LOCAL, set()),
     "oja_subspace": (NONLOCAL, {"reverse(W) -> W"}),

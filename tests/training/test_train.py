@@ -242,6 +242,7 @@ LEARNERS = [
     "activation_alignment",
     "dense_feedback_alignment",
     "direct_kolen_pollack",
+    "direct_sign_symmetry",
     "information_alignment",
     "symmetric_alignment",
     "weight_mirror",

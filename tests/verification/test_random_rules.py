@@ -67,11 +67,10 @@ def test_everything_that_the_ledger_of_a_library_rule_claims_is_seen(name: str) 
         assert [claim for claim in claims(rule, SMALL) if claim.finding != "seen"] == []
 
 
-@pytest.mark.parametrize("first", range(0, 40, 10))
-def test_hardly_anything_that_the_ledger_of_a_random_rule_claims_stays_unseen(first: int) -> None:
-    found = sum((findings(seed) for seed in range(first, first + 10)), Counter())
+def test_hardly_anything_that_the_ledger_of_a_random_rule_claims_stays_unseen() -> None:
+    found = sum((findings(seed) for seed in range(40)), Counter())
     assert found["unseen"] <= 0.02 * found.total()
-    assert found["seen"] >= 0.6 * found.total()
+    assert found["seen"] >= 0.7 * found.total()
 
 
 @pytest.mark.long

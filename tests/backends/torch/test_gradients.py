@@ -199,3 +199,20 @@ def test_a_linear_layer_over_sequences_learns_at_every_position():
     for module in (plain, ruled):
         module(x).pow(2).sum().backward()
     assert torch.allclose(plain.weight.grad, ruled.weight.grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["direct_kolen_pollack", "direct_sign_symmetry"])
+def test_a_direct_map_that_learns_comes_to_the_weights_below_the_output(rule):
+    """The last layer's W and the map from the output to its input get the same updates, and forget how they began."""
+    net = small.mlp()
+    x, labels = small.batch(net)
+    convert(net, rule, example=x, seed=0, decay=0.05)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
+    for _ in range(300):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), labels).backward()
+        optimizer.step()
+    last = list(net.ruledsl.layers.values())[-1]
+    learned = last.C if rule == "direct_sign_symmetry" else last.B
+    W = last.W if learned.shape == last.W.shape else last.W.T
+    assert small.relative(learned.reshape(W.shape), W) < 0.01
