@@ -45,5 +45,6 @@ TARGETS = (
     Target("equality", "jax float64", "JAX against the reference, every rule and geometry, float64", 1e-10),
     Target("ledger", "unseen", "ledger entries of random rules that no run shows, of all", 0.02),
     Target("compiled", "compiled", "torch.compile(fullgraph=True) against eager, every rule, float64", 1e-10),
+    Target("compiled", "jitted", "jax.jit against the reference, every rule and phase, float64", 1e-10),
 )
 BENCHMARKS = tuple(dict.fromkeys(target.benchmark for target in TARGETS))

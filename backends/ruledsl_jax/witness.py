@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -27,10 +27,35 @@ def witness(
     Operation by operation, not under `jax.jit`: XLA's fusion changes the rounding of badly conditioned rules a
     hundredfold, which says nothing of the emitted code.
     """
+    return _witnessed(program, phase, geometry, values, precision, lambda arguments: collect(program, phase, arguments))
+
+
+def jitted(
+    program: Program, phase: str, geometry: Geometry, values: Mapping[str, Any], precision: Precision
+) -> Results:
+    """The same with all functions of a phase compiled together."""
+
+    def compute(arguments: dict[str, Any]) -> Results:
+        arrays = {name: value for name, value in arguments.items() if isinstance(value, jax.Array | list)}
+        rest = {name: value for name, value in arguments.items() if name not in arrays}
+        found: Results = jax.jit(lambda given: collect(program, phase, {**rest, **given}))(arrays)
+        return found
+
+    return _witnessed(program, phase, geometry, values, precision, compute)
+
+
+def _witnessed(
+    program: Program,
+    phase: str,
+    geometry: Geometry,
+    values: Mapping[str, Any],
+    precision: Precision,
+    compute: Callable[[dict[str, Any]], Results],
+) -> Results:
     conv = not isinstance(geometry, DenseGeometry)
     spaces = {tensor.name: tensor.space for tensor in program.tensors}
     with jax.enable_x64(precision == "float64"):
-        computed = collect(program, phase, _arguments(program, geometry, values, precision))
+        computed = compute(_arguments(program, geometry, values, precision))
         results = {name: np.asarray(value) for name, value in computed.items()}
     back: Results = {}
     for name, value in results.items():
