@@ -9,23 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import Literal
 
 import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
+from ruledsl.sizes import Conv2dSizes, DenseSizes, Pair
+
 Mean = Literal["batch", "all"]
-Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(DenseSizes):
     """u = W @ x with W: [pre, post]."""
-
-    units_in: int
-    units_out: int
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
@@ -41,16 +38,6 @@ class Dense:
     def post_shape(self) -> tuple[int, ...]:
         """[post]"""
         return (self.units_out,)
-
-    @property
-    def fan_in(self) -> int:
-        """Synapses that a post neuron receives."""
-        return self.units_in
-
-    @property
-    def fan_out(self) -> int:
-        """Synapses that a pre neuron makes."""
-        return self.units_out
 
     def apply(self, M: Array, v: Array, b: Array | None = None) -> Array:
         """M @ v, or M @ v + b, for v: [batch, pre] -> [batch, post]"""
@@ -87,30 +74,11 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Conv2d:
+class Conv2d(Conv2dSizes):
     """u = W * x with W: [height, width, channels_in / groups, channels_out]; `input_size` is that of x.
 
     `padding` has for height and for width one number, or two where the sides differ.
     """
-
-    channels_in: int
-    channels_out: int
-    kernel_size: Pair
-    stride: Pair
-    padding: tuple[int | Pair, int | Pair]
-    dilation: Pair
-    groups: int
-    input_size: Pair
-
-    @property
-    def units_in(self) -> int:
-        """Channels, as a dense layer calls them."""
-        return self.channels_in
-
-    @property
-    def units_out(self) -> int:
-        """Channels, as a dense layer calls them."""
-        return self.channels_out
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
@@ -139,16 +107,6 @@ class Conv2d:
     def post_shape(self) -> tuple[int, ...]:
         """[height, width, channels_out]"""
         return (*self.output_size, self.channels_out)
-
-    @property
-    def fan_in(self) -> int:
-        """Synapses that a post neuron receives."""
-        return self.channels_in // self.groups * prod(self.kernel_size)
-
-    @property
-    def fan_out(self) -> int:
-        """Synapses that a pre neuron makes, strides aside."""
-        return self.channels_out // self.groups * prod(self.kernel_size)
 
     def apply(self, M: Array, v: Array, b: Array | None = None) -> Array:
         """M @ v, or M @ v + b, for v over pre: [batch, height, width, channels_out]"""

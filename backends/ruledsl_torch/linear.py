@@ -8,38 +8,25 @@ Every map between pre and post, in either direction, is a kernel in the forward 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ruledsl.sizes import Conv2dSizes, DenseSizes, Pair
+
 Mean = Literal["batch", "all"]
-Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(DenseSizes):
     """u = W @ x with W: [post, pre]."""
-
-    units_in: int
-    units_out: int
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
         """[post, pre]"""
         return (self.units_out, self.units_in)
-
-    @property
-    def fan_in(self) -> int:
-        """Synapses that a post neuron receives."""
-        return self.units_in
-
-    @property
-    def fan_out(self) -> int:
-        """Synapses that a pre neuron makes."""
-        return self.units_out
 
     def apply(self, M: Tensor, v: Tensor, b: Tensor | None = None) -> Tensor:
         """M @ v, or M @ v + b, for v: [batch, pre] -> [batch, post]"""
@@ -76,45 +63,18 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Conv2d:
+class Conv2d(Conv2dSizes):
     """u = W * x with W: [channels_out, channels_in / groups, height, width]; a unit is a channel.
 
     `input_size` is the height and width of x, which the adjoint has to know.
     """
 
-    channels_in: int
-    channels_out: int
-    kernel_size: Pair
-    stride: Pair
     padding: Pair
-    dilation: Pair
-    groups: int
-    input_size: Pair
-
-    @property
-    def units_in(self) -> int:
-        """Channels, as a dense layer calls them."""
-        return self.channels_in
-
-    @property
-    def units_out(self) -> int:
-        """Channels, as a dense layer calls them."""
-        return self.channels_out
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
         """[channels_out, channels_in / groups, height, width]"""
         return (self.channels_out, self.channels_in // self.groups, *self.kernel_size)
-
-    @property
-    def fan_in(self) -> int:
-        """Synapses that a post neuron receives."""
-        return self.channels_in // self.groups * prod(self.kernel_size)
-
-    @property
-    def fan_out(self) -> int:
-        """Synapses that a pre neuron makes, strides aside."""
-        return self.channels_out // self.groups * prod(self.kernel_size)
 
     def apply(self, M: Tensor, v: Tensor, b: Tensor | None = None) -> Tensor:
         """M @ v, or M @ v + b, for v over pre: [batch, channels_out, height, width]"""
