@@ -6,6 +6,7 @@ import math
 
 from ruledsl.analysis import names
 from ruledsl.analysis.checker import Checker, fits, listed, spelled, transposed_help
+from ruledsl.analysis.distributions import distribution
 from ruledsl.analysis.resolve import Located
 from ruledsl.analysis.typed import Declared, Interval, Parameter
 from ruledsl.diagnostics import Text
@@ -134,7 +135,7 @@ class Declarations(Checker):
             self._add("E0218", item.initial.span, text, help)
             return
         if item.random:
-            initial = scope.distribution(item.initial, type)
+            initial = distribution(scope, item.initial, type)
         else:
             initial = scope.expression(item.initial)
             if initial is not None and not fits(initial.type, type):

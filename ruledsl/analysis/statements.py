@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ruledsl.analysis import names
 from ruledsl.analysis.checker import Checker, lets_of
+from ruledsl.analysis.distributions import distribution
 from ruledsl.analysis.expressions import Scope
 from ruledsl.analysis.resolve import Located, check_new_name
 from ruledsl.analysis.typed import TypedPhase, Update
@@ -244,7 +245,7 @@ class Statements(Checker):
             return
         if "x" in phase.drives:
             self._add("E0215", item.span, scope.text, what="the `drive` of `x`")
-        node = scope.distribution(item.value, activity(PRE))
+        node = distribution(scope, item.value, activity(PRE))
         if node is not None:
             self._available(node, "in a `drive`", ())
             phase.drives["x"] = node

@@ -1,0 +1,123 @@
+"""Functions in an expression: how many arguments they take, and which keywords and axes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ruledsl.analysis import names
+from ruledsl.ir.nodes import Node, Place
+from ruledsl.ir.types import AXES
+from ruledsl.language import tree
+from ruledsl.language.printer import print_expression
+
+if TYPE_CHECKING:
+    from ruledsl.analysis.expressions import Scope
+
+
+def call(scope: Scope, call: tree.Call, place: Place) -> Node | None:
+    """The typed node of a function and its arguments, or None after reporting what is wrong."""
+    function = call.function.id
+    if function in names.ELEMENTWISE or function in names.REDUCING or function in ("phi", "full_like"):
+        count = {**names.ELEMENTWISE, **names.REDUCING, "phi": 1, "full_like": 2}[function]
+        if not keywords(scope, call, ()) or not _arity(scope, call, count):
+            return None
+        if function == "clip":
+            return _clip(scope, call, place)
+        return scope.operation(function, call, call.args, place)
+    if function == "outer":
+        return _outer(scope, call, place)
+    if function in names.OVER_AXIS:
+        return _over_axis(scope, call, place)
+    if function == "sum":
+        return _sum(scope, call, place)
+    if function in names.DISTRIBUTIONS:
+        scope.fail("E0217", call.span, "give it a name first: `fresh n : ... ~ normal(0, 1)`", name=function)
+    else:
+        help = names.suggestion(function, names.FUNCTIONS)
+        scope.fail("E0204", call.function.span, help, name=function)
+    return None
+
+
+def _arity(scope: Scope, call: tree.Call, count: int) -> bool:
+    if len(call.args) == count:
+        return True
+    arguments = f"{count} argument{'s' if count != 1 else ''}"
+    found = f"there {'is' if len(call.args) == 1 else 'are'} {len(call.args)}"
+    scope.fail("E0210", call.span, function=call.function.id, expected=arguments, found=found)
+    return False
+
+
+def keywords(scope: Scope, call: tree.Call, allowed: tuple[str, ...]) -> bool:
+    """Whether the keywords are among the allowed ones; reports one that is not."""
+    for keyword in call.keywords:
+        if keyword.name.id not in allowed:
+            help = names.suggestion(keyword.name.id, allowed)
+            scope.fail("E0227", keyword.name.span, help, function=call.function.id, name=keyword.name.id)
+            return False
+    return True
+
+
+def _clip(scope: Scope, call: tree.Call, place: Place) -> Node | None:
+    value, low, high = (scope.expression(arg) for arg in call.args)
+    if value is None or low is None or high is None:
+        return None
+    above = scope.build("max", (value, low), call.args[:2], place)
+    return above and scope.build("min", (above, high), (call.args[0], call.args[2]), place)
+
+
+def _outer(scope: Scope, call: tree.Call, place: Place) -> Node | None:
+    if not keywords(scope, call, ("mean",)) or not _arity(scope, call, 2):
+        return None
+    mean: str | None = None
+    for keyword in call.keywords:
+        word = keyword.value
+        if not isinstance(word, tree.Name) or word.id not in ("batch", "all"):
+            help = "`mean=batch` or `mean=all`"
+            scope.fail("E0320", word.span, help, word=print_expression(word))
+            return None
+        mean = word.id
+    return scope.operation("outer", call, call.args, place, (mean,))
+
+
+def _over_axis(scope: Scope, call: tree.Call, place: Place) -> Node | None:
+    function = call.function.id
+    if not keywords(scope, call, ()):
+        return None
+    if len(call.args) not in (1, 2):
+        _arity(scope, call, 2)
+        return None
+    value, axis = scope.expression(call.args[0]), None
+    if len(call.args) == 2:
+        word = call.args[1]
+        if not isinstance(word, tree.Name) or word.id not in AXES:
+            spelled = print_expression(word)
+            scope.fail("E0320", word.span, names.suggestion(spelled, AXES) or f"one of {', '.join(AXES)}", word=spelled)
+            return None
+        axis = word.id
+    if value is None:
+        return None
+    if function in ("mean", "std"):
+        return scope.build(function, (value,), call.args, place, (axis,))
+    if value.type.kind != "vector":
+        scope.fail("E0312", call.args[0].span, found=value.type.in_words)
+        return None
+    inner = "mean" if function == "center" else "length"
+    reduced = scope.build(inner, (value,), call.args, place, (axis,))
+    return reduced and scope.build("sub" if function == "center" else "div", (value, reduced), call.args, place)
+
+
+def _sum(scope: Scope, call: tree.Call, place: Place) -> Node | None:
+    if not keywords(scope, call, ()) or not _arity(scope, call, 2):
+        return None
+    index = call.args[0]
+    taken = isinstance(index, tree.Name) and (index.id in names.RESERVED or index.id in scope.names_in_sight())
+    if not isinstance(index, tree.Name) or taken:
+        found = "this has a meaning already" if taken else "this is none"
+        scope.fail("E0210", index.span, function="sum", expected="a new name first: `sum(k, ...)`", found=found)
+        return None
+    if scope.index is not None:
+        scope.fail("E0216", call.span, "add two sums instead", item="sum", where="another `sum`")
+        return None
+    node = replace(scope, index=index.id).expression(call.args[1])
+    return node and scope.build("sum_k", (node,), (call.args[1],), place, (index.id,))
