@@ -19,18 +19,17 @@ import numpy as np
 from ruledsl.analysis.flow import Entry, Ledger
 from ruledsl.ir.equations import Equation, Equations
 from ruledsl.ir.labels import BROADCAST
-from ruledsl.ir.nodes import Node, rewrite, walk, with_args
-from ruledsl.ir.simplify import ELEMENTWISE
+from ruledsl.ir.nodes import Node, rewrite, walk
 from ruledsl.ir.types import Type
 from ruledsl.program import INIT
 from ruledsl.reference.interpreter import draw, evaluate
 from ruledsl.verification.cases import DOWNSTREAM, Layer, random_values, stored_shape
+from ruledsl.verification.holding import HELD, at_home, hears, is_tensor, reads, still
 from ruledsl.verification.relaxed import relaxed
 
 STEPS = 3
 RATE, TAME = 0.05, 3.0
 LEARNING = ("forward", "weight", "state")
-HELD = " held"
 SIGNALS = ("e", "target", "delta[k]")
 Output = tuple[int, str, str, str]
 """Step, phase, sink and optimizer."""
@@ -114,7 +113,7 @@ class Observer:
         for entry in ledger:
             self.claims.setdefault((entry.source, entry.sink, entry.phase), set()).add(entry.channel)
         self.sources = [n for n, d in equations.tensors.items() if d.type.kind == "map"]
-        self.signals = [name for name in SIGNALS if any(_hears(e.value, name) for e in equations.equations)]
+        self.signals = [name for name in SIGNALS if any(hears(e.value, name) for e in equations.equations)]
         self._held: dict[tuple[int, str | None, bool], Node] = {}
         self._base: Trace | None = None
 
@@ -133,8 +132,8 @@ class Observer:
         """The value with transmission held, and `M.T @ v` of one source; `beside`: own reads of the sink as well."""
         key = (id(value), reverse_of, beside)
         if key not in self._held:
-            new = rewrite(value, lambda node, args: _still(node, args, reverse_of))
-            self._held[key] = _own(new) if beside else new
+            new = rewrite(value, lambda node, args: still(node, args, reverse_of))
+            self._held[key] = at_home(new) if beside else new
         return self._held[key]
 
     def sinks(self) -> list[Equation]:
@@ -184,12 +183,12 @@ class Observer:
         for equation in self.equations.equations:
             declared = self.equations.tensors.get(equation.target)
             neighbour = declared is not None and declared.type == own and equation.target != source
-            if neighbour and any(_is(node, source) for node in walk(equation.value)):
+            if neighbour and any(is_tensor(node, source) for node in walk(equation.value)):
                 return False
             for node in walk(self.held(equation.value, source, False)):
-                if node.op not in passing and any(_reads(arg, source) for arg in node.args):
+                if node.op not in passing and any(reads(arg, source) for arg in node.args):
                     return False
-            if _reads(self.held(equation.value, source, False), source):
+            if reads(self.held(equation.value, source, False), source):
                 return False
         return True
 
@@ -381,52 +380,9 @@ def _tamed(value: Any) -> Any:
     return np.where(size <= TAME, value, np.sign(value) * (TAME + np.log1p(np.maximum(size - TAME, 0.0))))
 
 
-def _is(node: Node, name: str) -> bool:
-    return node.op == "tensor" and node.attrs[0] == name
-
-
-def _reads(node: Node, name: str) -> bool:
-    return _is(node, name) or (node.op == "transpose" and _is(node.args[0], name))
-
-
-def _hears(root: Node, signal: str) -> bool:
-    name = signal.partition("[")[0]
-    return any(n.op == "signal" and n.attrs[0] == name and bool(n.attrs[1]) == ("[" in signal) for n in walk(root))
-
-
 def _differ(before: Any, after: Any, tolerance: float) -> bool:
     if isinstance(before, list):
         return any(_differ(b, a, tolerance) for b, a in zip(before, after, strict=True))
     if tolerance:
         return not np.allclose(before, after, rtol=tolerance, atol=tolerance, equal_nan=True)
     return not np.array_equal(before, after, equal_nan=True)
-
-
-def _still(node: Node, args: tuple[Node, ...], reverse_of: str | None) -> Node:
-    """Hold what a map has at its own site where it is applied forwards; for one source, where it is used backwards."""
-    new = with_args(node, args)
-    if node.op != "apply":
-        return new
-    matrix = _own(args[0])
-    if reverse_of is not None and matrix.op == "transpose" and _is(matrix.args[0], reverse_of):
-        matrix = with_args(matrix, (_held(matrix.args[0]),))
-    return with_args(new, (matrix, args[1]))
-
-
-def _own(root: Node) -> Node:
-    """Tensors that are read where they live, through elementwise operations alone, at their undisturbed values."""
-    done: dict[int, Node] = {}
-    for node in walk(root):
-        inner = node.op in ELEMENTWISE and node.type.kind == "map"
-        if node.op == "tensor" and node.type.kind == "map":
-            done[id(node)] = _held(node)
-        elif inner:
-            done[id(node)] = with_args(node, tuple(done[id(a)] if a.type.kind == "map" else a for a in node.args))
-        else:
-            done[id(node)] = node
-    return done[id(root)]
-
-
-def _held(node: Node) -> Node:
-    name = str(node.attrs[0])
-    return node if name.endswith(HELD) else replace(node, attrs=(name + HELD, *node.attrs[1:]))
