@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 import ruledsl
-from ruledsl.cli.files import write_text
 from ruledsl.diagnostics import render
 from ruledsl.errors import UserError
+from ruledsl.writing import write_whole
 
 
 def command(
@@ -31,7 +31,7 @@ def command(
     if out is None:
         print(program.source, end="")
     else:
-        write_text(out, program.source)
+        write_whole(out, program.source)
         print(f"wrote {out}")
 
 

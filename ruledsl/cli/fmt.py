@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from ruledsl import library
-from ruledsl.cli.files import write_text
 from ruledsl.cli.main import CALL_WAS_WRONG, FINE, RULE_HAS_ERRORS
 from ruledsl.cli.tables import count
 from ruledsl.diagnostics import RuleError
 from ruledsl.errors import UserError
+from ruledsl.writing import write_whole
 
 
 def command(
@@ -49,5 +49,5 @@ def _format(path: Path, *, write: bool) -> bool:
     if formatted.encode() == path.read_bytes():
         return False
     if write:
-        write_text(path, formatted)
+        write_whole(path, formatted)
     return True

@@ -8,6 +8,7 @@ the function: a command must not wait for what it doesn't need.
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. Errors of the user are printed to stderr as one message, never a traceback."""
     from ruledsl.diagnostics import RuleError
 
+    for stream in (sys.stdout, sys.stderr):  # a terminal or a pipe may know fewer signs than a rule's title has
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:

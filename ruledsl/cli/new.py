@@ -10,10 +10,11 @@ import typer
 
 from ruledsl import library
 from ruledsl.analysis.names import RESERVED
-from ruledsl.cli.files import near, write_text
+from ruledsl.cli.files import near
 from ruledsl.diagnostics import Text
 from ruledsl.errors import UserError
 from ruledsl.language.parser import parse
+from ruledsl.writing import write_whole
 
 # `NAME` stands for the name. The text is in the canonical form of `ruledsl fmt`, and checks without a warning.
 TEMPLATE = """\
@@ -67,7 +68,7 @@ def command(
     path = folder if folder.suffix == library.SUFFIX else folder / f"{name}{library.SUFFIX}"
     if os.path.lexists(path):
         raise UserError(f"{path} is there already", "choose another name, or another place with --out")
-    write_text(path, TEMPLATE.replace("NAME", name))
+    write_whole(path, TEMPLATE.replace("NAME", name))
     print(f"wrote {near(path)}; next: ruledsl check {near(path)}")
     if name in library.names():
         print(f"The library has a rule called {name} too: `ruledsl check {name}` means that one.")

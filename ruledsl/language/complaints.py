@@ -234,6 +234,16 @@ def _wrong_place(s: Situation) -> str | None:
     return None
 
 
+def _unfinished(s: Situation) -> str | None:
+    """A statement begins where the one before still lacks something."""
+    before = s.previous
+    if before is None or "NAME" not in s.expected or s.found.type not in {*table().starts, "RBRACE", "$END"}:
+        return None
+    if s.found.span.line == before.span.line and s.found.type != "RBRACE":
+        return None
+    return f"something has to follow the `{before.text}` in line {before.span.line}, column {before.span.column}"
+
+
 def _reserved(s: Situation) -> str | None:
     spelling = table().spellings.get(s.found.type, "")
     if "NAME" in s.expected and spelling.isalpha() and s.found.type not in CONTEXTUAL and not s.between_statements:
@@ -256,5 +266,6 @@ ADVICE: tuple[Callable[[Situation], str | None], ...] = (
     _inner_if,
     _branches,
     _python_block,
+    _unfinished,
     _reserved,
 )

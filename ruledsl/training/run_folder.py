@@ -14,7 +14,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ruledsl.errors import UserError, need
+from ruledsl.writing import write_whole
 
+ANOTHER_FOLDER = "choose another folder with --out"
 PACKAGES = ("ruledsl", "numpy", "torch", "jax", "flax", "scikit-learn", "safetensors")
 
 
@@ -51,7 +53,7 @@ class RunFolder:
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file."""
-        write_whole(self.path / name, content)
+        write_whole(self.path / name, content, ANOTHER_FOLDER)
 
     def add_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one line to `metrics.jsonl`. NaN and infinity, which JSON lacks, are written as null."""
@@ -62,19 +64,6 @@ class RunFolder:
         """Write `weights.safetensors`."""
         save = need("safetensors.numpy", "saving weights", "train").save
         self.write_bytes("weights.safetensors", save(dict(weights)))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside `path`, then rename it. Raises UserError where that is impossible."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from None
 
 
 def environment() -> dict[str, Any]:
@@ -109,4 +98,4 @@ def _finite(value: Any) -> Any:
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write {path}: {error.strerror}", "choose another folder with --out")
+    return UserError(f"cannot write {path}: {error.strerror}", ANOTHER_FOLDER)

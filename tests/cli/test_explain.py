@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +168,20 @@ def test_a_wrong_call_is_one_clear_message(arguments: list[str], says: str, caps
     assert main(["explain", *arguments]) == 2
     shown = capsys.readouterr()
     assert says in shown.err and not shown.out
+
+
+def test_signs_that_the_terminal_lacks_are_spelt_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.rule"
+    path.write_text('rule a "Nøkland" { fixed B : post -> pre ~ xavier() feedback send = B @ delta }', encoding="utf-8")
+    for command in ("explain", "check", "compile"):
+        call = [
+            sys.executable,
+            "-m",
+            "ruledsl",
+            command,
+            str(path),
+            *(["--backend=torch"] if command == "compile" else []),
+        ]
+        done = subprocess.run(call, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False)
+        assert done.returncode == 0, done.stderr
+    assert b"N\\xf8kland" in done.stdout

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ruledsl.errors import UserError
-from ruledsl.training.run_folder import RunFolder, write_whole
+from ruledsl.training.run_folder import RunFolder
+from ruledsl.writing import write_whole
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
