@@ -27,7 +27,7 @@ def test_random_rules_in_torch_are_what_the_reference_says(first: int) -> None:
 
 @pytest.mark.parametrize("first", BLOCKS)
 def test_random_rules_in_jax_are_what_the_reference_says(first: int) -> None:
-    assert [d for seed in range(first, first + 25, 8) for d in in_jax(seed)] == []
+    assert [d for seed in range(first, first + 25) for d in in_jax(seed)] == []
 
 
 @pytest.mark.parametrize("first", BLOCKS)
