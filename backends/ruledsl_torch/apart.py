@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ def values_of(layer: RuleLayer, plan: Bound) -> dict[str, Any]:
 def evaluated(
     layer: RuleLayer, plan: Bound, calls: Iterable[Call], values: dict[str, Any], gradients: Gradients
 ) -> Stores:
-    """Results of `<-`; those of `grad` are added to `gradients`."""
+    """Results of `<-`; those of `grad` are added to `gradients`. None of them is a tensor that will be moved itself."""
     holders: dict[str | None, Tensor | None] = {
         c.target: layer.tensor(plan.attribute(c.target)) for c in calls if c.target and c.role != "drive"
     }
@@ -43,13 +43,24 @@ def evaluated(
     for call in calls:
         target = holders.get(call.target)
         if call.role == "assign" and target is not None:
-            stores.append((target, values[call.name]))
+            stores.append((target, independent(call.name, values)))
         elif call.role == "grad" and target is not None and target.requires_grad:
-            gradients.append((call.optimizer, target, values[call.name].expand(target.shape)))
+            gradients.append((call.optimizer, target, independent(call.name, values).expand(target.shape)))
     return stores
 
 
+def independent(name: str, values: Mapping[str, Any]) -> Any:
+    """A result; a copy where it shares its memory with something that was read, as that of `A <- B` does."""
+    value = values[name]
+    if not isinstance(value, Tensor):
+        return value
+    place = value.untyped_storage().data_ptr()
+    others = (other for key, other in values.items() if key != name and isinstance(other, Tensor))
+    return value.clone() if any(other.untyped_storage().data_ptr() == place for other in others) else value
+
+
 def store(entries: Stores) -> None:
+    """Every value into its tensor; a number fills it."""
     with torch.no_grad():
         for target, value in entries:
             if isinstance(value, Tensor):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ruledsl.errors import UserError
 from ruledsl.plan import Call, evaluate, needed
-from ruledsl_torch.apart import Gradients, evaluated, store, values_of
+from ruledsl_torch.apart import Gradients, Stores, evaluated, store, values_of
 from ruledsl_torch.layers import RuleLayer
 from ruledsl_torch.record import Record
 
@@ -22,11 +22,12 @@ AT_ONCE = 8  # layers for which there is an input at the same time
 
 
 def run_phase(record: Record, phase: str) -> None:
-    """One step of the phase in all layers. No layer reads what belongs to another, so each stores its own at once."""
+    """One step of the phase in all layers."""
+    stores: Stores = []
     gradients: Gradients = []
     with torch.no_grad():
         for work in with_inputs(record, of_layers(record, phase)):
-            store(evaluated(work.layer, work.layer.plan, work.calls, work.values, gradients))
+            stores += evaluated(work.layer, work.layer.plan, work.calls, work.values, gradients)
     if gradients:
         if record.optimizers is None:
             raise UserError(
@@ -34,6 +35,7 @@ def run_phase(record: Record, phase: str) -> None:
                 "optimizer = ruledsl_torch.optimizers(net, task=...) makes every optimizer that the rule names",
             )
         record.optimizers.apply(gradients)
+    store(stores)
 
 
 @dataclass
@@ -67,16 +69,17 @@ def with_inputs(record: Record, works: Iterable[Work]) -> Iterator[Work]:
 
     A processor draws with one thread per generator, and about as slowly as it convolves: several threads draw for as
     many layers at once, each with a generator of its own, whose seed follows from the network's. How many threads there
-    are changes no number.
+    are changes no number. Other devices need no help: they draw one layer after the other.
     """
     threads = min(torch.get_num_threads(), AT_ONCE)
     with ThreadPoolExecutor(threads) as pool:
         for group in _in_groups(works, threads):
-            for work in group:
-                if work.layer.weight.device.type == "cpu":
-                    seed = torch.randint(2**62, (), generator=record.generator_on(CPU))
-                    work.values["generator"] = torch.Generator().manual_seed(int(seed))
-            for work, x in zip(group, pool.map(_draw, group), strict=True):
+            on_cpu = all(work.layer.weight.device.type == "cpu" for work in group)
+            for work in group if on_cpu else ():
+                seed = torch.randint(2**62, (), generator=record.generator_on(CPU), device=CPU)
+                work.values["generator"] = torch.Generator().manual_seed(int(seed))
+            inputs = pool.map(_draw, group) if on_cpu else map(_draw, group)
+            for work, x in zip(group, inputs, strict=True):
                 yield _ready(work, x)
 
 

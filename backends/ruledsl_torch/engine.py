@@ -109,6 +109,8 @@ class Engine:
                 logits, labels = self.net(torch.from_numpy(batch.images)), torch.from_numpy(batch.labels)
                 score = _score(logits, labels, functional.cross_entropy(logits, labels, reduction="sum").item())
                 loss, wrong, count = loss + score.loss, wrong + score.wrong, count + score.images
+        if not np.isfinite(loss):
+            raise Diverged(loss, self._where(torch.from_numpy(batch.images)))
         return Score(loss / count, wrong, count)
 
     def probe(self) -> dict[str, float]:

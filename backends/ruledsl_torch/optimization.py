@@ -13,6 +13,7 @@ from torch import Tensor
 from ruledsl.errors import UserError, suggest
 from ruledsl.plan import Bound, Call, evaluate
 from ruledsl.program import INIT, Program
+from ruledsl_torch.apart import independent
 
 DECAYS = ("weight_decay", "decay")
 """What optimizers call the pull towards zero. A group with `weight_decay = 0` switches off each of them."""
@@ -87,12 +88,10 @@ class RuleOptimizer(torch.optim.Optimizer):
             values[call.target or ""] = self._made(call, parameter, values)
         evaluate(calls, values)
         # All results follow from the values before the step; only now they are stored.
-        for call in calls:
-            if call.role == "assign" and call.target == "p":
-                parameter.copy_(values[call.name])
-            elif call.role == "assign" and call.target is not None:
-                held = state[call.target]
-                held.copy_(torch.as_tensor(values[call.name], dtype=held.dtype))
+        results = [(call.target, independent(call.name, values)) for call in calls if call.role == "assign"]
+        for target, value in results:
+            held = parameter if target == "p" else state[target]
+            held.copy_(torch.as_tensor(value, dtype=held.dtype))
         if "step" in state:
             state["step"] += 1
 
@@ -123,13 +122,17 @@ def named(params: Iterable[Any], name: str, lr: float = 0.001, **parameters: flo
 def torchs_own(name: str, **parameters: float) -> Callable[..., torch.optim.Optimizer] | None:
     """Torch's equal of `sgd` or `adam`, with the library's parameters; None for others."""
     given: dict[str, Any] = dict(parameters)
+    if name in ("adam", "sgd"):
+        import ruledsl
+
+        given = dict(ruledsl.load(name, **parameters).parameters)  # raises where one is out of its range
     if name == "adam":
-        betas = given.pop("beta1", 0.9), given.pop("beta2", 0.999)
-        settings: dict[str, Any] = {"betas": betas, "eps": given.pop("epsilon", 1e-8), "fused": True}
+        betas = float(given.pop("beta1")), float(given.pop("beta2"))
+        settings: dict[str, Any] = {"betas": betas, "eps": given.pop("epsilon"), "fused": True}
         return None if given else partial(torch.optim.Adam, **settings)
     if name == "sgd":
-        settings = {key: given.pop(key, 0) for key in ("momentum", "weight_decay", "nesterov")}
-        settings["nesterov"] = bool(settings["nesterov"])
+        settings = {key: given.pop(key) for key in ("momentum", "weight_decay", "nesterov")}
+        settings["nesterov"] = bool(settings["nesterov"] and settings["momentum"])  # of no momentum there is none
         return None if given else partial(torch.optim.SGD, **settings)
     return None
 

@@ -75,7 +75,9 @@ class Optimizers:
             for parameter, _ in kept:
                 parameter.grad = None
             for parameter, value in pairs:
-                parameter.grad = value
+                # Torch's fused optimizers take it for granted that both lie in memory alike.
+                alike = value.stride() == parameter.stride()
+                parameter.grad = value if alike else torch.empty_like(parameter).copy_(value)
             self.by_name[name].step()
             for parameter, gradient in kept:
                 parameter.grad = gradient

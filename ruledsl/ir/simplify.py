@@ -121,6 +121,9 @@ class Simplifier(Sums):
         condition, then, otherwise = args
         if isinstance(condition.constant, bool):
             chosen = then if condition.constant else otherwise
+            other = otherwise if condition.constant else then
+            if chosen.type != type and chosen.type.kind == "scalar" and other.type == type and not type.boolean:
+                return self.make("full_like", (other, chosen), (), type)
             return chosen if chosen.type == type else None
         return then if then is otherwise and then.type == type else None
 

@@ -80,7 +80,7 @@ class Engine(Protocol):
         """
 
     def evaluate(self, batches: Iterable[Batch]) -> Score:
-        """The score of the network as it is used (no dropout, running averages); nothing is learnt."""
+        """The score of the network as it is used (no dropout, running averages); nothing is learnt. Raises Diverged."""
 
     def probe(self) -> dict[str, float]:
         """The measurements of `ruledsl.training.probes` for each feedback map of a kernel's shape, as `angle/fc1.B`.

@@ -285,6 +285,17 @@ def test_a_phase_without_the_batch_has_no_score(tmp_path: Path) -> None:
     assert run.seconds_per_epoch is not None
 
 
+def test_what_diverges_without_the_batch_stops_the_run_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "growing.rule"
+    path.write_text(
+        "rule growing { fixed B : post -> pre ~ xavier() feedback send = B @ delta\n"
+        "phase grow { drive x = normal(0, 1)  W <- 1e9 * W }\n"
+        "schedule { first 2 epochs : grow  each step : task } }"
+    )
+    with pytest.raises(TrainingDiverged, match="epoch 1"):
+        train(quick(tmp_path, f"rule={path}", "epochs=2"))
+
+
 def test_mirroring_alone_moves_no_forward_weight(tmp_path: Path) -> None:
     runs = [train(quick(tmp_path, "rule=weight_mirror", f"epochs={epochs}")) for epochs in (0, 2, 3)]
     states = [load_file(run.folder / "weights.safetensors") for run in runs]

@@ -165,3 +165,35 @@ def test_mistakes_are_named():
         optimizer([nn.Parameter(torch.ones(1))], ruledsl.load("adam"), lr=0.1, xyz=0.9)
     with pytest.raises(UserError, match="backprop is no optimizer"):
         optimizer([nn.Parameter(torch.ones(1))], "backprop", lr=0.1)
+
+
+def test_an_optimizer_that_a_rule_names_is_checked_like_one_of_the_library():
+    net = convert(small.mlp(), "feedback_alignment")
+    with pytest.raises(ruledsl.RuleError, match="momentum"):
+        optimizers(net, task=("sgd", {"lr": 0.1, "momentum": 1.5}))
+    assert optimizers(net, task=("adam", {"beta1": 0}))["task"].defaults["betas"] == (0.0, 0.999)
+    assert not optimizers(net, task=("sgd", {"nesterov": True}))["task"].defaults["nesterov"]
+
+
+def test_an_optimizer_may_swap_what_it_keeps():
+    text = "optimizer swap { state m : p = 0  m <- p  p <- m }"
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.grad = torch.zeros(3)
+    made = optimizer([parameter], ruledsl.parse(text), lr=0.1)
+    made.step()
+    assert (parameter == 0).all() and (made.state[parameter]["m"] == 1).all()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_a_gradient_may_lie_in_memory_in_any_way(name):
+    found = []
+    for shaped in (lambda g: g, lambda g: g.t().contiguous().t(), lambda g: g[:1].expand(4, 3)):
+        net = convert(nn.Linear(3, 4), "feedback_alignment")
+        with torch.no_grad():
+            net.weight.fill_(1.0)
+        both = optimizers(net, task=(name, {"lr": 0.1}))
+        gradient = torch.arange(3.0).expand(4, 3).contiguous()
+        for _ in range(3):
+            both.apply([("task", net.weight, shaped(gradient))])
+        found.append(net.weight.detach().clone())
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])

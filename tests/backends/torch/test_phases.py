@@ -321,3 +321,61 @@ def test_a_parameter_may_change_while_a_rule_learns():
     assert torch.equal(found["fc2.B"], found["fc2.weight"])
     with pytest.raises(UserError, match="did you mean `decay`"):
         observe(net, dekay=0.1)
+
+
+EVERYTHING_AT_ONCE = """
+rule at_once {
+  weight A : post -> pre ~ ones()
+  weight B : post -> pre ~ zeros()
+  weight C : post -> pre ~ zeros()
+  feedback send = A @ delta
+  optimizer pull = sgd(lr = 1)
+  phase look { drive x = normal(0, 1)  A <- B  B <- A  grad C = B by pull }
+  phase look_again { A <- B  B <- A }
+  schedule { each step : task, PHASE }
+  AFTER
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("phase", "after"),
+    [("look", ""), ("look_again", ""), ("task", "after step { A <- B  B <- A }")],
+)
+def test_results_of_a_phase_are_stored_together(phase, after):
+    text = EVERYTHING_AT_ONCE.replace("task, PHASE" if phase == "task" else "PHASE", phase).replace("AFTER", after)
+    net, x, labels = converted(ruledsl.parse(text))
+    with torch.no_grad():
+        net.fc2.A.fill_(1.0)
+        net.fc2.B.fill_(2.0)
+    optimizer = optimizers(net, task=sgd)
+    step(net, optimizer, x, labels)
+    while net.ruledsl.step == 0:
+        step(net, optimizer, x, labels)
+    assert (net.fc2.A == 2).all()
+    assert (net.fc2.B == 1).all()
+    assert ((-2 if phase == "look" else 0) == net.fc2.C).all()
+
+
+def test_a_result_of_the_backward_pass_is_what_was_there_before():
+    net, x, labels = converted(
+        ruledsl.parse(
+            "rule r { weight B : post -> pre ~ ones() state A : post -> pre = 0 feedback send = B @ delta\n"
+            "grad B = B   A <- B }"
+        )
+    )
+    step(net, optimizers(net, task=sgd), x, labels)
+    assert (net.fc2.A == 1).all()
+    assert torch.allclose(net.fc2.B, torch.tensor(0.9))
+
+
+def test_tied_weights_move_once_in_a_driven_phase():
+    text = EVERYTHING_AT_ONCE.replace("A <- B  B <- A  grad C = B by pull", "W <- 0.5 * W", 1)
+    rule = ruledsl.parse(text.replace("PHASE", "look").replace("AFTER", ""))
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5))
+    net[4].weight = net[2].weight
+    x, labels = torch.randn(6, 4), torch.arange(6) % 5
+    convert(net, rule, example=x, seed=0)
+    before = net[4].weight.detach().clone()
+    step(net, optimizers(net, task=lambda p: torch.optim.SGD(p, lr=0.0)), x, labels)
+    assert torch.allclose(net[4].weight, 0.5 * before)
