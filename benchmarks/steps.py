@@ -3,8 +3,8 @@
     python -m benchmarks.steps [RULE ...] [--rounds 12] [--compiled]
 
 A turn is one step, or for a rule whose schedule alternates as many steps as it has phases: "both phases".
-Turns of all networks alternate within one process, and each is divided by the plain step of the same round:
-a load on the machine that lasts longer than a round leaves the ratio as it is. Reported is the median over rounds.
+Every turn stands between two plain steps in the same process, and is divided by their mean: a load on the machine that
+lasts longer than these leaves the ratio as it is. Reported is the median over rounds.
 """
 
 from __future__ import annotations
@@ -87,17 +87,21 @@ def measure(
     torch.set_num_threads(2)
     torch.manual_seed(0)
     x, labels = torch.randn(batch, *network.input_shape), torch.randint(CLASSES, (batch,))
-    steps = {"plain": plain_step(network, x, labels, compiled=compiled)}
-    steps |= {rule: turn(network, rule, x, labels, compiled=compiled) for rule in rules}
+    plain = plain_step(network, x, labels, compiled=compiled)
+    turns = {rule: turn(network, rule, x, labels, compiled=compiled) for rule in rules}
     for _ in range(2):
-        for step in steps.values():
+        for step in (plain, *turns.values()):
             step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    own: dict[str, list[float]] = {rule: [] for rule in rules}
+    beside: dict[str, list[float]] = {rule: [] for rule in rules}
     for _ in range(rounds):
-        for name, step in steps.items():
-            times[name].append(seconds(step))
-    plain = times.pop("plain")
-    return {name: _ratio(own, plain) for name, own in times.items()}
+        before = seconds(plain)
+        for rule, step in turns.items():
+            own[rule].append(seconds(step))
+            after = seconds(plain)
+            beside[rule].append((before + after) / 2)
+            before = after
+    return {rule: _ratio(own[rule], beside[rule]) for rule in rules}
 
 
 def _sgd(parameters: object) -> torch.optim.Optimizer:
