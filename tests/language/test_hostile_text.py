@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 import string
@@ -67,9 +68,12 @@ LARGE = {
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_and_hostile_text_is_judged_within_a_second(name: str) -> None:
     text = Text(LARGE[name])
+    gc.freeze()  # what other tests keep in memory is not searched again and again for this one's sake
     start = time.process_time()
     _, diagnostics = parse(text)
-    assert time.process_time() - start < SECONDS
+    taken = time.process_time() - start
+    gc.unfreeze()
+    assert taken < SECONDS
     assert len(diagnostics) <= MOST_ERRORS + 1
     for diagnostic in diagnostics[:3]:
         assert len(render(diagnostic)) < 2_000
