@@ -40,25 +40,8 @@ def _over(function: Callable[..., Array]) -> Meaning:
     return meaning
 
 
-def _sum(value: Array, axis: Any = None, keepdims: bool = False) -> Array:
-    """The sum. In float32, which only measures how much rounding matters, one number after the other as in XLA."""
-    if value.dtype != np.float32:
-        return np.sum(value, axis=axis, keepdims=keepdims)
-    if axis is None:
-        value, axis = value.reshape(-1), 0
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    for one in axes:
-        value = np.add.accumulate(value, axis=one).take([-1], axis=one)
-    return value if keepdims else value.squeeze(axes)
-
-
-def _mean(value: Array, axis: Any = None, keepdims: bool = False) -> Array:
-    total = _sum(value, axis, keepdims)
-    return total / total.dtype.type(value.size / max(1, total.size))
-
-
 def _length(node: Node, layer: Any, value: Array) -> Array:
-    return np.maximum(np.sqrt(_over(_sum)(node, layer, value * value)), SHORTEST)
+    return np.maximum(np.sqrt(_over(np.sum)(node, layer, value * value)), SHORTEST)
 
 
 def _is_kernel(node: Node) -> bool:
@@ -148,10 +131,10 @@ MEANINGS: dict[str, Meaning] = {
     "outer": _outer,
     "transpose": _simple(lambda matrix: matrix),  # both orientations are stored alike
     "dot": _dot,
-    "sq": lambda node, layer, a: _sum(a * a) / (len(a) if "batch" in node.args[0].type.axes else 1),
-    "norm": _simple(lambda matrix: np.sqrt(_sum(matrix * matrix))),
-    "total": _simple(_sum),
-    "mean": _over(_mean),
+    "sq": lambda node, layer, a: np.sum(a * a) / (len(a) if "batch" in node.args[0].type.axes else 1),
+    "norm": _simple(lambda matrix: np.sqrt(np.sum(matrix * matrix))),
+    "total": _simple(np.sum),
+    "mean": _over(np.mean),
     "std": _over(np.std),
     "length": _length,
     "count": _count,
