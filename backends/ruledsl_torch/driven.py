@@ -74,11 +74,11 @@ def with_inputs(record: Record, works: Iterable[Work]) -> Iterator[Work]:
     threads = min(torch.get_num_threads(), AT_ONCE)
     with ThreadPoolExecutor(threads) as pool:
         for group in _in_groups(works, threads):
-            on_cpu = all(work.layer.weight.device.type == "cpu" for work in group)
-            for work in group if on_cpu else ():
+            on_cpu = [work for work in group if work.layer.weight.device.type == "cpu"]
+            for work in on_cpu:
                 seed = torch.randint(2**62, (), generator=record.generator_on(CPU), device=CPU)
                 work.values["generator"] = torch.Generator().manual_seed(int(seed))
-            inputs = pool.map(_draw, group) if on_cpu else map(_draw, group)
+            inputs = (pool.map if len(on_cpu) == len(group) else map)(_draw, group)
             for work, x in zip(group, inputs, strict=True):
                 yield _ready(work, x)
 
