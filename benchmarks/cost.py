@@ -15,8 +15,8 @@ import ruledsl
 from benchmarks import steps
 from benchmarks.targets import Measured
 from ruledsl.architectures import Architecture, get
-from ruledsl.explanation import layer_sizes
-from ruledsl.ir.cost import relative_time
+from ruledsl.explain.cost import relative_time
+from ruledsl.explain.explanation import layer_sizes
 
 DENSE = get("mlp", (1, 28, 28), steps.CLASSES, hidden=[1024, 1024, 1024])
 DENSE_BATCH = 256

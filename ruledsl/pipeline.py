@@ -7,19 +7,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ruledsl.analysis.check_types import check_types
-from ruledsl.analysis.contract import check_contract
-from ruledsl.analysis.flow import Ledger, trace_flow
 from ruledsl.analysis.resolve import Found, Library, resolve
 from ruledsl.analysis.typed import TypedRule
 from ruledsl.analysis.unused import report_unused
 from ruledsl.diagnostics import Diagnostic, Diagnostics, Text
-from ruledsl.ir.differentiate import differentiate
 from ruledsl.ir.equations import Equations
-from ruledsl.ir.lower import lower
 from ruledsl.ir.nodes import Place
-from ruledsl.ir.simplify import Simplifier
 from ruledsl.language.parser import parse
 from ruledsl.language.tree import Definition, Span
+from ruledsl.locality.contract import check_contract
+from ruledsl.locality.flow import Ledger, trace_flow
+from ruledsl.passes.differentiate import differentiate
+from ruledsl.passes.lower import lower
+from ruledsl.passes.simplify import Simplifier
 
 Lookup = Callable[[str], Found | None]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ruledsl.analysis.flow import Ledger, Verdict, verdict
 from ruledsl.diagnostics import Diagnostic, RuleError
 from ruledsl.ir.equations import Equations
+from ruledsl.locality.flow import Ledger, Verdict, verdict
 from ruledsl.pipeline import Checked
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""From the tree to a checked rule: names and inheritance, types, information flow, the locality contract."""
+"""From the tree to a typed rule: names and inheritance, composition, types."""

@@ -35,7 +35,7 @@ def command(
         raise UserError("--latex and --json are two ways to show the same", "choose one of them")
     if shape is not None and model is None:
         raise UserError("--input is the input of a network, and there is no --model")
-    from ruledsl.explanation import explain
+    from ruledsl.explain.explanation import explain
 
     loaded = ruledsl.load(rule)
     for warning in loaded.diagnostics:
@@ -44,11 +44,11 @@ def command(
     if as_object:
         print(json.dumps(explanation.as_json(), indent=2))
     elif as_latex:
-        from ruledsl.cli.explain_latex import document
+        from ruledsl.explain.document import document
 
         print(document(explanation), end="")
     else:
-        from ruledsl.cli.explain_text import page
+        from ruledsl.explain.page import page
 
         print(page(explanation))
 

@@ -10,9 +10,9 @@ import typer
 
 from ruledsl import library
 from ruledsl.cli.main import CALL_WAS_WRONG, FINE, RULE_HAS_ERRORS
-from ruledsl.cli.tables import count
 from ruledsl.diagnostics import RuleError
 from ruledsl.errors import UserError
+from ruledsl.explain.terminal import count
 from ruledsl.writing import write_whole
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from ruledsl import library
-from ruledsl.cli.ledger import as_json, in_short
-from ruledsl.cli.tables import WIDTH, bold, count, dim, table, visible
+from ruledsl.explain.ledger import as_json, in_short
+from ruledsl.explain.terminal import WIDTH, bold, count, dim, table, visible
 from ruledsl.rule import Rule
 
 KINDS = ("rule", "optimizer", "constraint")

@@ -25,8 +25,8 @@ def command(
     """
     import ruledsl
     from ruledsl.cli.compile import values
-    from ruledsl.cli.tables import table
     from ruledsl.emit.backend import backend as find
+    from ruledsl.explain.terminal import table
     from ruledsl.verification.verify import Row, several_steps, verify
 
     loaded = ruledsl.load(rule, **values(settings or []))

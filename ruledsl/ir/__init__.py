@@ -1,1 +1,1 @@
-"""The rule as equations: typed nodes, the operations they are made of, and what is done to them."""
+"""The vocabulary of equations: nodes, types, the table of operations, printer."""

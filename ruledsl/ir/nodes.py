@@ -40,8 +40,8 @@ class Node:
 
     Leaves: `const` (value), `signal` (name, index), `tensor` (name, index), `scalar` (name), `random` (kind).
     `name` is the `let` that the author gave the value, for readable output; `place` is where it was written.
-    Nodes compare by identity; `ruledsl.ir.simplify` makes equal nodes identical. They are never changed, except that an
-    equal node may lend its name.
+    Nodes compare by identity; `ruledsl.passes.simplify` makes equal nodes identical. They are never changed, except
+    that an equal node may lend its name.
     """
 
     op: str

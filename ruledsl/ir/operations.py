@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import ruledsl.ir.rules_of_types as rules
-from ruledsl.ir import flow_rules as flows
 from ruledsl.ir.nodes import Attribute, Node, Place, const, scalar
 from ruledsl.ir.types import PER_UNIT, POST, PRE, SCALAR, Type
+from ruledsl.locality import flow_rules as flows
 
 Cotangents = Sequence[Node | None]
 Derivative = Callable[[Node, Node], Cotangents]

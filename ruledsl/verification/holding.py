@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ruledsl.ir.nodes import Node, walk, with_args
-from ruledsl.ir.simplify import ELEMENTWISE
+from ruledsl.passes.simplify import ELEMENTWISE
 
 HELD = " held"
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ruledsl.analysis.flow import Ledger
 from ruledsl.ir.equations import Equation, Equations
 from ruledsl.ir.types import OUT, POST, PRE, Type
+from ruledsl.locality.flow import Ledger
 from ruledsl.program import INIT, Program
 from ruledsl.verification.cases import random_values, reference_layer
 from ruledsl.verification.geometries import Geometry

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from ruledsl.analysis.flow import Entry, Ledger
 from ruledsl.ir.equations import Equation, Equations
-from ruledsl.ir.labels import BROADCAST
 from ruledsl.ir.nodes import Node, rewrite, walk
 from ruledsl.ir.types import Type
+from ruledsl.locality.flow import Entry, Ledger
+from ruledsl.locality.labels import BROADCAST
 from ruledsl.program import INIT
 from ruledsl.reference.interpreter import draw, evaluate
 from ruledsl.verification.cases import DOWNSTREAM, Layer, random_values, stored_shape
@@ -171,7 +171,7 @@ class Observer:
         return Mode.within(channels)
 
     def _connected(self, source: str, equation: Equation) -> bool:
-        from ruledsl.analysis.flow import _connected
+        from ruledsl.locality.flow import _connected
 
         declared = self.equations.tensors.get(equation.target)
         return declared is not None and _connected(source, declared.type)

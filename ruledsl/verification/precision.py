@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ruledsl.analysis.flow import Entry
-from ruledsl.ir.labels import BROADCAST, TRANSPORT
 from ruledsl.ir.nodes import walk
+from ruledsl.locality.flow import Entry
+from ruledsl.locality.labels import BROADCAST, TRANSPORT
 from ruledsl.rule import Rule
 from ruledsl.verification.cases import reference_layer
 from ruledsl.verification.geometries import Geometry

@@ -13,8 +13,8 @@ import pytest
 
 from ruledsl import library
 from ruledsl.cli.main import main
-from ruledsl.cli.tables import WIDTH
-from ruledsl.ir.labels import CHANNELS
+from ruledsl.explain.terminal import WIDTH
+from ruledsl.locality.labels import CHANNELS
 
 SIGNS = "rule signs { feedback send = sign(W.T) @ delta  locality { allow sign(W) -> send } }"
 MISSPELT = "rule misspelt {\n  feedback send = W.T @ dleta\n  grad W = outer(delta, u) * z\n}"

@@ -15,7 +15,7 @@ import pytest
 
 from ruledsl import library
 from ruledsl.cli.main import main
-from ruledsl.cli.tables import WIDTH
+from ruledsl.explain.terminal import WIDTH
 
 HOSTILE = r"""
 rule hostile "\\input{/etc/passwd} $ & # % _ ^ ~ { } \" < > ø ☃ 中" {

@@ -8,7 +8,7 @@ import pytest
 
 from ruledsl import library
 from ruledsl.cli.main import main
-from ruledsl.cli.tables import WIDTH
+from ruledsl.explain.terminal import WIDTH
 
 
 def test_every_definition_of_the_library_is_listed_under_its_kind(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from ruledsl.analysis.flow import Entry, Ledger
-from ruledsl.cli.tables import table, visible
+from ruledsl.explain.terminal import table, visible
+from ruledsl.locality.flow import Entry, Ledger
 
 LONGEST_SOURCE, LONGEST_TERM = 24, 60
 

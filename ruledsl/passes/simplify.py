@@ -12,9 +12,9 @@ import math
 from ruledsl.ir.constants import ARITHMETIC, NoValue, value_of
 from ruledsl.ir.nodes import Attribute, Node, Place, walk
 from ruledsl.ir.operations import OPERATIONS
-from ruledsl.ir.products import Factors, Key
-from ruledsl.ir.sums import Sums
 from ruledsl.ir.types import OUT, POST, SCALAR, Type
+from ruledsl.passes.products import Factors, Key
+from ruledsl.passes.sums import Sums
 
 _SCALARS = frozenset(ARITHMETIC) - {"mul", "div", "neg", "where"}  # these have canonical forms of their own
 

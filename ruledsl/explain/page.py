@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from ruledsl.cli.ledger import as_table, quantity
-from ruledsl.cli.tables import WIDTH, bold, table
-from ruledsl.explanation import Explanation, Line, Phase
+from ruledsl.explain.explanation import Explanation, Line, Phase
+from ruledsl.explain.ledger import as_table, quantity
+from ruledsl.explain.terminal import WIDTH, bold, table
 from ruledsl.ir.printer import number
 
 

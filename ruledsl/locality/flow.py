@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ruledsl.ir.equations import Equation, Equations
-from ruledsl.ir.labels import BROADCAST, NOTHING, TRANSPORT, Key, Labels, Mark, join, label
 from ruledsl.ir.nodes import Node, Place, reads, walk
 from ruledsl.ir.operations import OPERATIONS
 from ruledsl.ir.types import Type
+from ruledsl.locality.labels import BROADCAST, NOTHING, TRANSPORT, Key, Labels, Mark, join, label
 from ruledsl.program import INIT
 
 Verdict = Literal["local", "nonlocal"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from ruledsl.cli.ledger import LONGEST_SOURCE, quantity, short
-from ruledsl.explanation import Explanation, Line, Phase
-from ruledsl.ir.latex import LEGEND, name, text
+from ruledsl.explain.explanation import Explanation, Line, Phase
+from ruledsl.explain.latex import LEGEND, name, text
+from ruledsl.explain.ledger import LONGEST_SOURCE, quantity, short
 from ruledsl.ir.printer import number
 
 LONGEST = 70  # characters as they appear, roughly, in one line of an equation

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from ruledsl.analysis.flow import Ledger
 from ruledsl.analysis.typed import Update
-from ruledsl.ir.cost import Cost, LayerSize, backprop_cost, phase_cost, step_cost
+from ruledsl.explain.cost import Cost, LayerSize, backprop_cost, phase_cost, step_cost
+from ruledsl.explain.latex import latex, name
+from ruledsl.explain.readable import named, readable
+from ruledsl.explain.traffic import bits_per_update
 from ruledsl.ir.equations import Equation, Equations
-from ruledsl.ir.latex import latex, name
 from ruledsl.ir.nodes import Node
 from ruledsl.ir.printer import number, show
-from ruledsl.ir.readable import named, readable
-from ruledsl.ir.traffic import bits_per_update
+from ruledsl.locality.flow import Ledger
 from ruledsl.program import TASK
 from ruledsl.rule import Rule
 

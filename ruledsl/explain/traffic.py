@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ruledsl.analysis.flow import Entry
-from ruledsl.ir.cost import LayerSize, only_for_feedback
+from ruledsl.explain.cost import LayerSize, only_for_feedback
 from ruledsl.ir.equations import Equations
 from ruledsl.ir.nodes import walk
 from ruledsl.ir.printer import show
 from ruledsl.ir.types import PARAMETER, Type
+from ruledsl.locality.flow import Entry
 
 VALUE_BITS = 32
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-from ruledsl.analysis.flow import Entry, Ledger
 from ruledsl.analysis.names import SIGNALS, suggestion
 from ruledsl.analysis.resolve import Located
 from ruledsl.analysis.typed import TypedRule
 from ruledsl.diagnostics import Diagnostics, Text
 from ruledsl.ir.equations import Equations
-from ruledsl.ir.labels import BROADCAST, TRANSPORT
 from ruledsl.ir.types import AXES
 from ruledsl.language import tree
+from ruledsl.locality.flow import Entry, Ledger
+from ruledsl.locality.labels import BROADCAST, TRANSPORT
 
 _WHY = {
     "value": "the weights of {source} are read at other synapses than their own, in `{term}`",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ruledsl.analysis.flow import verdict
 from ruledsl.diagnostics import Text
 from ruledsl.library import _lookup, names
+from ruledsl.locality.flow import verdict
 from ruledsl.pipeline import Checked, check_text
 
 FIXED = "fixed B : post -> pre ~ normal(0, 1)\n"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ruledsl.ir import labels
-from ruledsl.ir.labels import NOTHING, Labels, join, label
 from ruledsl.ir.nodes import Node, walk
 from ruledsl.ir.printer import show
+from ruledsl.locality import labels
+from ruledsl.locality.labels import NOTHING, Labels, join, label
 
 LabelsOf = Callable[[Node], Labels]
 FlowRule = Callable[[Node, LabelsOf], Labels]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ruledsl.ir.nodes import Node, Place
-from ruledsl.ir.products import Factors, Products, is_zero
 from ruledsl.ir.types import SCALAR, Type
+from ruledsl.passes.products import Factors, Products, is_zero
 
 MOST_TERMS = 16  # of a sum, in which outer products are looked for that can be one
 

@@ -1,0 +1,1 @@
+"""Equations to equations: lowering a typed rule, differentiating its energies, simplifying."""
