@@ -9,23 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ruledsl.language.tree import Span
 from ruledsl.messages import MESSAGES
+from ruledsl.source import Source, Span
 
 Severity = Literal["error", "warning"]
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text to compile and the name it goes by in messages (a path, or `<text>`)."""
-
-    content: str
-    name: str = "<text>"
-
-    def line(self, number: int) -> str:
-        """Line `number` (from 1) without its end, or "" past the end."""
-        lines = self.content.split("\n")
-        return lines[number - 1].rstrip("\r") if 1 <= number <= len(lines) else ""
 
 
 @dataclass(frozen=True)
@@ -40,7 +27,7 @@ class Diagnostic:
     message: str
     span: Span
     help: str | None = None
-    text: Text | None = None
+    text: Source | None = None
 
     @property
     def severity(self) -> Severity:
@@ -48,7 +35,9 @@ class Diagnostic:
         return "error" if self.code.startswith("E") else "warning"
 
 
-def report(code: str, span: Span, *, help: str | None = None, text: Text | None = None, **values: object) -> Diagnostic:
+def report(
+    code: str, span: Span, *, help: str | None = None, text: Source | None = None, **values: object
+) -> Diagnostic:
     """The diagnostic `code`, worded by `MESSAGES[code]` with `values` filled in."""
     return Diagnostic(code, MESSAGES[code].format(**values), span, help, text)
 
@@ -57,12 +46,12 @@ def report(code: str, span: Span, *, help: str | None = None, text: Text | None 
 class Diagnostics:
     """The diagnostics found so far, in the order in which they were found."""
 
-    text: Text
+    text: Source
     found: list[Diagnostic] = field(default_factory=list)
     _known: set[Diagnostic] = field(default_factory=set)
 
     def add(
-        self, code: str, span: Span, *, help: str | None = None, text: Text | None = None, **values: object
+        self, code: str, span: Span, *, help: str | None = None, text: Source | None = None, **values: object
     ) -> None:
         """Append a diagnostic, unless the same one stands at the same place already."""
         diagnostic = report(code, span, help=help, text=text or self.text, **values)
@@ -103,7 +92,7 @@ def render(diagnostic: Diagnostic) -> str:
        = help: did you mean `delta`?
     ```
     """
-    span, text = diagnostic.span, diagnostic.text or Text("")
+    span, text = diagnostic.span, diagnostic.text or Source("")
     gutter = " " * len(str(span.line))
     lines = [
         f"{diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}",

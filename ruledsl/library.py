@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ruledsl.analysis.names import suggestion
 from ruledsl.analysis.resolve import Found, Library
-from ruledsl.diagnostics import Diagnostic, RuleError, Text, report
+from ruledsl.diagnostics import Diagnostic, RuleError, report
 from ruledsl.errors import UserError
 from ruledsl.language.parser import parse as parse_text
-from ruledsl.language.tree import File, Span
+from ruledsl.language.tree import File
 from ruledsl.pipeline import Checked, Lookup, check, check_text
 from ruledsl.rule import Rule
+from ruledsl.source import Source, Span
 
 SUFFIX = ".rule"
 LARGEST_FILE = 4_000_000  # bytes; the parser has a limit of its own, in characters
@@ -50,7 +51,7 @@ def load(name: str | Path, /, **values: float | bool) -> Rule:
 
 def parse(text: str, name: str = "<text>", **values: float | bool) -> Rule:
     """The rule in a text (the last definition, where there are several). Raises RuleError."""
-    return _chosen(Text(text, name), None, values)
+    return _chosen(Source(text, name), None, values)
 
 
 def check_file(path: Path) -> tuple[list[Checked], list[Diagnostic]]:
@@ -58,25 +59,25 @@ def check_file(path: Path) -> tuple[list[Checked], list[Diagnostic]]:
     return check_all(read(path), path.parent)
 
 
-def check_all(text: Text, beside: Path | None = None) -> tuple[list[Checked], list[Diagnostic]]:
+def check_all(text: Source, beside: Path | None = None) -> tuple[list[Checked], list[Diagnostic]]:
     """The same for a text, which may use the library and the definitions in a folder."""
     return check_text(text, _lookup(beside), names)
 
 
-def read(path: Path) -> Text:
+def read(path: Path) -> Source:
     """A file as text. Raises UserError when it can't be read, RuleError when it is no text."""
     try:
         if path.stat().st_size > LARGEST_FILE:
-            place, size = Text("", str(path)), path.stat().st_size
+            place, size = Source("", str(path)), path.stat().st_size
             raise RuleError([report("E0107", Span(1, 1, 1, 1), text=place, size=size, limit=LARGEST_FILE)])
-        return Text(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"), str(path))
+        return Source(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"), str(path))
     except UnicodeDecodeError as error:
-        raise RuleError([report("E0109", Span(1, 1, 1, 1), text=Text("", str(path)))]) from error
+        raise RuleError([report("E0109", Span(1, 1, 1, 1), text=Source("", str(path)))]) from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _chosen(text: Text, name: str | None, values: Mapping[str, float | bool], beside: Path | None = None) -> Rule:
+def _chosen(text: Source, name: str | None, values: Mapping[str, float | bool], beside: Path | None = None) -> Rule:
     file, syntax = parse_text(text)
     definitions = file.definitions
     if any(d.severity == "error" for d in syntax) or not definitions:
@@ -103,7 +104,7 @@ def _lookup(beside: Path | None) -> Lookup:
 
 
 @lru_cache(maxsize=256)
-def _file(path: Path, changed: int) -> tuple[File, Text]:
+def _file(path: Path, changed: int) -> tuple[File, Source]:
     text = read(path)
     file, syntax = parse_text(text)
     if any(d.severity == "error" for d in syntax):

@@ -10,16 +10,16 @@ from ruledsl.analysis.check_types import check_types
 from ruledsl.analysis.resolve import Found, Library, resolve
 from ruledsl.analysis.typed import TypedRule
 from ruledsl.analysis.unused import report_unused
-from ruledsl.diagnostics import Diagnostic, Diagnostics, Text
+from ruledsl.diagnostics import Diagnostic, Diagnostics
 from ruledsl.ir.equations import Equations
-from ruledsl.ir.nodes import Place
 from ruledsl.language.parser import parse
-from ruledsl.language.tree import Definition, Span
+from ruledsl.language.tree import Definition
 from ruledsl.locality.contract import check_contract
 from ruledsl.locality.flow import Ledger, trace_flow
 from ruledsl.passes.differentiate import differentiate
 from ruledsl.passes.lower import lower
 from ruledsl.passes.simplify import Simplifier
+from ruledsl.source import Source, SourceLocation, Span
 
 Lookup = Callable[[str], Found | None]
 
@@ -33,7 +33,7 @@ class Checked:
     """
 
     definition: Definition
-    text: Text
+    text: Source
     diagnostics: tuple[Diagnostic, ...]
     typed: TypedRule | None = None
     lowered: Equations | None = None
@@ -75,7 +75,9 @@ def simplify(equations: Equations) -> Equations:
     return replace(equations, equations=tuple(e.with_value(simplifier(e.value)) for e in equations.equations))
 
 
-def check_text(text: Text, fallback: Lookup, known: Callable[[], list[str]]) -> tuple[list[Checked], list[Diagnostic]]:
+def check_text(
+    text: Source, fallback: Lookup, known: Callable[[], list[str]]
+) -> tuple[list[Checked], list[Diagnostic]]:
     """Every definition of a text, and the diagnostics that belong to none of them (those of the grammar).
 
     A definition with a syntax error in it lacks the statements that could not be read: of what is found in the rest,
@@ -110,7 +112,7 @@ def _surely_wrong(found: Found, library: Library, unread: list[Diagnostic]) -> l
     words = set(re.findall(r"\w+", " ".join(lines)))
 
     def sure(diagnostic: Diagnostic) -> bool:
-        name = Place(diagnostic.span, found.text).snippet
+        name = SourceLocation(diagnostic.span, found.text).snippet
         return diagnostic.code in _SURE or (diagnostic.code == "E0201" and name not in words)
 
     return [d for d in diagnostics.sorted() if d.text is found.text and sure(d)]
@@ -122,7 +124,7 @@ def _inside(inner: Span, outer: Span) -> bool:
 
 
 def _reporter(diagnostics: Diagnostics) -> Callable[..., None]:
-    def report(code: str, place: Place, *, help: str | None = None, **values: object) -> None:
+    def report(code: str, place: SourceLocation, *, help: str | None = None, **values: object) -> None:
         diagnostics.add(code, place.span, help=help, text=place.text, **values)
 
     return report

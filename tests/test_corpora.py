@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 
 import ruledsl
-from ruledsl.diagnostics import Diagnostic, RuleError, Text, render
+from ruledsl.diagnostics import Diagnostic, RuleError, render
 from ruledsl.emit import emitter
 from ruledsl.emit.backend import backend
 from ruledsl.library import check_file
 from ruledsl.messages import MESSAGES
 from ruledsl.pipeline import Checked
 from ruledsl.rule import Rule
+from ruledsl.source import Source
 from ruledsl.verification.geometries import CONVS, DENSE
 from ruledsl.verification.witness import compare
 
@@ -44,7 +45,7 @@ def say(diagnostics: list[Diagnostic]) -> str:
     """Diagnostics as they are printed, files by their names alone."""
     shown = []
     for diagnostic in diagnostics:
-        text = diagnostic.text or Text("")
+        text = diagnostic.text or Source("")
         shown.append(render(replace(diagnostic, text=replace(text, name=Path(text.name).name))))
     return "\n\n".join(shown) + "\n"
 

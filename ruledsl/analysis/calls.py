@@ -6,16 +6,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ruledsl.analysis import names
-from ruledsl.ir.nodes import Node, Place
+from ruledsl.ir.nodes import Node
 from ruledsl.ir.types import AXES
 from ruledsl.language import tree
 from ruledsl.language.printer import print_expression
+from ruledsl.source import SourceLocation
 
 if TYPE_CHECKING:
     from ruledsl.analysis.expressions import Scope
 
 
-def call(scope: Scope, call: tree.Call, place: Place) -> Node | None:
+def call(scope: Scope, call: tree.Call, place: SourceLocation) -> Node | None:
     """The typed node of a function and its arguments, or None after reporting what is wrong."""
     function = call.function.id
     if function in names.ELEMENTWISE or function in names.REDUCING or function in ("phi", "full_like"):
@@ -58,7 +59,7 @@ def keywords(scope: Scope, call: tree.Call, allowed: tuple[str, ...]) -> bool:
     return True
 
 
-def _clip(scope: Scope, call: tree.Call, place: Place) -> Node | None:
+def _clip(scope: Scope, call: tree.Call, place: SourceLocation) -> Node | None:
     value, low, high = (scope.expression(arg) for arg in call.args)
     if value is None or low is None or high is None:
         return None
@@ -66,7 +67,7 @@ def _clip(scope: Scope, call: tree.Call, place: Place) -> Node | None:
     return above and scope.build("min", (above, high), (call.args[0], call.args[2]), place)
 
 
-def _outer(scope: Scope, call: tree.Call, place: Place) -> Node | None:
+def _outer(scope: Scope, call: tree.Call, place: SourceLocation) -> Node | None:
     if not keywords(scope, call, ("mean",)) or not _arity(scope, call, 2):
         return None
     mean: str | None = None
@@ -80,7 +81,7 @@ def _outer(scope: Scope, call: tree.Call, place: Place) -> Node | None:
     return scope.operation("outer", call, call.args, place, (mean,))
 
 
-def _over_axis(scope: Scope, call: tree.Call, place: Place) -> Node | None:
+def _over_axis(scope: Scope, call: tree.Call, place: SourceLocation) -> Node | None:
     function = call.function.id
     if not keywords(scope, call, ()):
         return None
@@ -107,7 +108,7 @@ def _over_axis(scope: Scope, call: tree.Call, place: Place) -> Node | None:
     return reduced and scope.build("sub" if function == "center" else "div", (value, reduced), call.args, place)
 
 
-def _sum(scope: Scope, call: tree.Call, place: Place) -> Node | None:
+def _sum(scope: Scope, call: tree.Call, place: SourceLocation) -> Node | None:
     if not keywords(scope, call, ()) or not _arity(scope, call, 2):
         return None
     index = call.args[0]

@@ -12,13 +12,13 @@ from ruledsl.analysis.resolve import Flat, check_new_name
 from ruledsl.analysis.statements import Statements
 from ruledsl.analysis.typed import TypedPhase, TypedRule
 from ruledsl.diagnostics import Diagnostics
-from ruledsl.ir.nodes import Place
 from ruledsl.language import tree
 from ruledsl.program import INIT, TASK
+from ruledsl.source import SourceLocation
 
 
 def check_types(
-    flat: Flat, values: Values, diagnostics: Diagnostics, places: Mapping[str, Place] = MappingProxyType({})
+    flat: Flat, values: Values, diagnostics: Diagnostics, places: Mapping[str, SourceLocation] = MappingProxyType({})
 ) -> TypedRule:
     """Type everything in a definition; `values` replace the defaults of its parameters.
 
@@ -43,7 +43,7 @@ class _Checker(Statements, Composition):
         if cycle:
             place = self.rule.declared[cycle[0]].place
             self._add("E0225", place.span, place.text, name=cycle[0], cycle=" -> ".join(cycle))
-        self.rule.phases[TASK] = TypedPhase(TASK, Place(self.flat.definition.name.span, self.flat.text))
+        self.rule.phases[TASK] = TypedPhase(TASK, SourceLocation(self.flat.definition.name.span, self.flat.text))
         for located in self.flat.of(tree.Phase):
             assert isinstance(located.item, tree.Phase)
             name = located.item.name.id
@@ -64,7 +64,7 @@ class _Checker(Statements, Composition):
         self.rule.used = self.scope.used
         return self.rule
 
-    def _check_other(self, other: Flat, values: Values, places: Mapping[str, Place]) -> TypedRule:
+    def _check_other(self, other: Flat, values: Values, places: Mapping[str, SourceLocation]) -> TypedRule:
         return check_types(other, values, self.diagnostics, places)
 
 

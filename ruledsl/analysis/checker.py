@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from ruledsl.analysis.expressions import Lazy, Scope
 from ruledsl.analysis.resolve import Flat, Located
 from ruledsl.analysis.typed import TypedRule
-from ruledsl.diagnostics import Diagnostics, Text
+from ruledsl.diagnostics import Diagnostics
 from ruledsl.ir import nodes
-from ruledsl.ir.nodes import Node, Place, walk
+from ruledsl.ir.nodes import Node, walk
 from ruledsl.ir.types import Type
 from ruledsl.language import tree
+from ruledsl.source import Source, SourceLocation, Span
 
 Values = Mapping[str, float | bool]
 
@@ -19,16 +20,18 @@ Values = Mapping[str, float | bool]
 class Checker:
     """One definition on its way from a flat list of items to a `TypedRule`."""
 
-    def __init__(self, flat: Flat, values: Values, diagnostics: Diagnostics, places: Mapping[str, Place]) -> None:
+    def __init__(
+        self, flat: Flat, values: Values, diagnostics: Diagnostics, places: Mapping[str, SourceLocation]
+    ) -> None:
         self.flat, self.values, self.diagnostics, self.places = flat, values, diagnostics, places
         self.kind = flat.definition.kind
         self.scope = Scope(self.kind, diagnostics, flat.text)
         self.rule = TypedRule(flat, {}, {}, {})
 
-    def _add(self, code: str, span: tree.Span, text: Text, help: str | None = None, **values: object) -> None:
+    def _add(self, code: str, span: Span, text: Source, help: str | None = None, **values: object) -> None:
         self.diagnostics.add(code, span, help=help, text=text, **values)
 
-    def _constant(self, expr: tree.Expr, text: Text) -> float | bool | None:
+    def _constant(self, expr: tree.Expr, text: Source) -> float | bool | None:
         node = self.scope.at(text).expression(expr)
         if node is None:
             return None
@@ -41,7 +44,7 @@ class Checker:
             self._add("E0208", expr.span, text, help, reason=read or "what happens during the training")
         return value
 
-    def _expect(self, node: Node | None, type: Type, what: str, expr: tree.Expr, text: Text) -> Node | None:
+    def _expect(self, node: Node | None, type: Type, what: str, expr: tree.Expr, text: Source) -> Node | None:
         if node is None or fits(node.type, type):
             return node
         help = transposed_help(node.type, type, expr)

@@ -11,17 +11,16 @@ from ruledsl.analysis.checker import Values, listed
 from ruledsl.analysis.declarations import Declarations
 from ruledsl.analysis.resolve import Flat, check_new_name
 from ruledsl.analysis.typed import Interval, TypedRule
-from ruledsl.diagnostics import Text
-from ruledsl.ir.nodes import Place
 from ruledsl.language import tree
 from ruledsl.program import AFTER_STEP
+from ruledsl.source import Source, SourceLocation
 
 
 class Composition(Declarations, ABC):
     """The chapter of schedules, optimizers and constraints."""
 
     @abstractmethod
-    def _check_other(self, other: Flat, values: Values, places: Mapping[str, Place]) -> TypedRule:
+    def _check_other(self, other: Flat, values: Values, places: Mapping[str, SourceLocation]) -> TypedRule:
         """Type another definition, with parameters that were given in this one."""
 
     def _schedule(self) -> None:
@@ -47,7 +46,7 @@ class Composition(Declarations, ABC):
                         help = names.suggestion(phase.id, known) or listed(known)
                         self._add("E0212", phase.span, text, help, name=phase.id)
 
-    def _arguments(self, keywords: tuple[tree.Keyword, ...], text: Text, other: Flat) -> dict[str, float | bool]:
+    def _arguments(self, keywords: tuple[tree.Keyword, ...], text: Source, other: Flat) -> dict[str, float | bool]:
         """The parameters that a rule sets of an optimizer or constraint; `lr` is one that every optimizer has."""
         values: dict[str, float | bool] = {}
         known = {located.item.name.id for located in other.of(tree.Param)}  # type: ignore[union-attr]
@@ -57,7 +56,7 @@ class Composition(Declarations, ABC):
                 self._add("E0224", keyword.name.span, text, help, name=other.name, parameter=keyword.name.id)
                 continue
             value = self._constant(keyword.value, text)
-            place = Place(keyword.value.span, text)
+            place = SourceLocation(keyword.value.span, text)
             if keyword.name.id == "lr" and "lr" not in known:
                 rate = Interval(0.0, math.inf, True, False)
                 value = value if value is not None and self._possible("lr", value, False, rate, place) else None
@@ -93,5 +92,5 @@ class Composition(Declarations, ABC):
             self.rule.constraints.append(self._check_other(other, values, places))
 
 
-def _places(keywords: tuple[tree.Keyword, ...], text: Text) -> dict[str, Place]:
-    return {keyword.name.id: Place(keyword.value.span, text) for keyword in keywords}
+def _places(keywords: tuple[tree.Keyword, ...], text: Source) -> dict[str, SourceLocation]:
+    return {keyword.name.id: SourceLocation(keyword.value.span, text) for keyword in keywords}

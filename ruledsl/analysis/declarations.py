@@ -9,16 +9,15 @@ from ruledsl.analysis.checker import Checker, fits, listed, spelled, transposed_
 from ruledsl.analysis.distributions import distribution
 from ruledsl.analysis.resolve import Located
 from ruledsl.analysis.typed import Declared, Interval, Parameter
-from ruledsl.diagnostics import Text
-from ruledsl.ir.nodes import Place
 from ruledsl.ir.types import OUT, PARAMETER, POST, PRE, SCALAR, Space, Type, map_between, per_unit, synapses_exist
 from ruledsl.language import tree
+from ruledsl.source import Source, SourceLocation
 
 
 class Declarations(Checker):
     """The chapter of parameters and declarations."""
 
-    def _interval(self, item: tree.Param, text: Text) -> Interval | None:
+    def _interval(self, item: tree.Param, text: Source) -> Interval | None:
         if item.interval is None:
             return None
         ends: list[float] = []
@@ -32,7 +31,9 @@ class Declarations(Checker):
             return None
         return Interval(ends[0], ends[1], item.interval.low_closed, item.interval.high_closed)
 
-    def _possible(self, name: str, value: object, switch: bool, interval: Interval | None, place: Place) -> bool:
+    def _possible(
+        self, name: str, value: object, switch: bool, interval: Interval | None, place: SourceLocation
+    ) -> bool:
         """Whether a parameter can have this value; reports why not."""
         number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
         if switch != isinstance(value, bool) or not (switch or number):
@@ -75,7 +76,7 @@ class Declarations(Checker):
                 span = self.flat.definition.name.span
                 self._add("E0224", span, self.flat.text, help, name=self.flat.name, parameter=name)
 
-    def _space(self, ref: tree.SpaceRef, text: Text) -> Space | None:
+    def _space(self, ref: tree.SpaceRef, text: Source) -> Space | None:
         if ref.id not in names.SPACES:
             self._add(
                 "E0318", ref.span, text, names.suggestion(ref.id, names.SPACES) or "pre, post or out", name=ref.id
@@ -86,7 +87,7 @@ class Declarations(Checker):
             return None
         return {"pre": PRE, "post": POST, "out": OUT}[ref.id] if not ref.index else Space("post", ref.index)
 
-    def _type(self, ref: tree.TypeRef, text: Text) -> Type | None:
+    def _type(self, ref: tree.TypeRef, text: Source) -> Type | None:
         if ref.source is None:
             if ref.target.id == "scalar" and not ref.target.index:
                 return SCALAR

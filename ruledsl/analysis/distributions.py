@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from ruledsl.analysis import names
 from ruledsl.analysis.calls import keywords
 from ruledsl.ir.constants import Value
-from ruledsl.ir.nodes import Node, Place
+from ruledsl.ir.nodes import Node
 from ruledsl.ir.types import SCALAR, Type
 from ruledsl.language import tree
+from ruledsl.source import SourceLocation, Span
 
 if TYPE_CHECKING:
     from ruledsl.analysis.expressions import Scope
@@ -52,10 +53,10 @@ def distribution(scope: Scope, expr: tree.Expr, type: Type) -> Node | None:
         args.append(node)
     if not _possible(scope, kind, [scope.static_value(arg) for arg in args], [given[name].span for name in wanted]):
         return None
-    return Node("random", tuple(args), (kind,), type, Place(expr.span, scope.text))
+    return Node("random", tuple(args), (kind,), type, SourceLocation(expr.span, scope.text))
 
 
-def _possible(scope: Scope, kind: str, values: list[Value | None], spans: list[tree.Span]) -> bool:
+def _possible(scope: Scope, kind: str, values: list[Value | None], spans: list[Span]) -> bool:
     """Whether there is such a distribution, as far as its arguments are known; reports the one that is wrong."""
     for name, value, span in zip(names.DISTRIBUTIONS[kind], values, spans, strict=True):
         low, high, interval = {

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field, replace
 from ruledsl.analysis import names
 from ruledsl.analysis.calls import call
 from ruledsl.analysis.guesses import guess
-from ruledsl.diagnostics import Diagnostics, Text
+from ruledsl.diagnostics import Diagnostics
 from ruledsl.ir import nodes
 from ruledsl.ir.constants import NoValue, Value, value_of
-from ruledsl.ir.nodes import Attribute, Node, Place
+from ruledsl.ir.nodes import Attribute, Node
 from ruledsl.ir.operations import make, typed
 from ruledsl.ir.rules_of_types import Mismatch
 from ruledsl.ir.types import PARAMETER, POST, Type, activity
 from ruledsl.language import tree
+from ruledsl.source import Source, SourceLocation, Span
 
 _BINARY = {
     "+": "add",
@@ -48,7 +49,7 @@ class Lazy:
 
     ident: tree.Ident
     value: tree.Expr
-    text: Text
+    text: Source
 
 
 @dataclass
@@ -63,7 +64,7 @@ class Scope:
 
     kind: str
     diagnostics: Diagnostics
-    text: Text
+    text: Source
     declared: dict[str, Type] = field(default_factory=dict)
     families: set[str] = field(default_factory=set)
     untyped: set[str] = field(default_factory=set)  # declared with a type that there is not
@@ -77,17 +78,17 @@ class Scope:
     unreachable: list[tree.Expr] = field(default_factory=list)  # the branches that a constant rules out
     index: str | None = None
 
-    def inner(self, lets: Mapping[str, Lazy], text: Text | None = None) -> Scope:
+    def inner(self, lets: Mapping[str, Lazy], text: Source | None = None) -> Scope:
         """A scope inside this one, with more names; shares everything else."""
         return replace(self, lets={**self.lets, **lets}, text=text or self.text)
 
-    def at(self, text: Text) -> Scope:
+    def at(self, text: Source) -> Scope:
         """The same scope for an expression that stands in another text."""
         return self if text is self.text else replace(self, text=text)
 
     # --- reporting ---
 
-    def fail(self, code: str, span: tree.Span, help: str | None = None, **values: object) -> None:
+    def fail(self, code: str, span: Span, help: str | None = None, **values: object) -> None:
         self.diagnostics.add(code, span, help=help, text=self.text, **values)
 
     def names_in_sight(self) -> list[str]:
@@ -97,7 +98,7 @@ class Scope:
 
     def expression(self, expr: tree.Expr) -> Node | None:
         """The typed node of an expression, or None after reporting what is wrong with it."""
-        place = Place(expr.span, self.text)
+        place = SourceLocation(expr.span, self.text)
         match expr:
             case tree.Number(value=value):
                 return nodes.const(value, place=place)
@@ -121,7 +122,12 @@ class Scope:
                 return call(self, expr, place)
 
     def operation(
-        self, op: str, expr: tree.Expr, operands: tuple[tree.Expr, ...], place: Place, attrs: tuple[Attribute, ...] = ()
+        self,
+        op: str,
+        expr: tree.Expr,
+        operands: tuple[tree.Expr, ...],
+        place: SourceLocation,
+        attrs: tuple[Attribute, ...] = (),
     ) -> Node | None:
         args = [self.expression(operand) for operand in operands]
         if any(arg is None for arg in args):
@@ -133,7 +139,7 @@ class Scope:
         op: str,
         args: tuple[Node, ...],
         operands: tuple[tree.Expr, ...],
-        place: Place,
+        place: SourceLocation,
         attrs: tuple[Attribute, ...] = (),
     ) -> Node | None:
         """The operation on typed arguments; reports a mismatch at the operand that does not fit."""
@@ -157,7 +163,7 @@ class Scope:
         return node
 
     def _conditional(
-        self, expr: tree.Expr, condition: tree.Expr, then: tree.Expr, otherwise: tree.Expr, place: Place
+        self, expr: tree.Expr, condition: tree.Expr, then: tree.Expr, otherwise: tree.Expr, place: SourceLocation
     ) -> Node | None:
         decides = self.expression(condition)
         if decides is not None and decides.type.boolean and (chosen := self.static_value(decides)) is not None:
@@ -179,7 +185,7 @@ class Scope:
 
     # --- names ---
 
-    def _name(self, expr: tree.Name, place: Place) -> Node | None:
+    def _name(self, expr: tree.Name, place: SourceLocation) -> Node | None:
         name = expr.id
         self.used.add(name)
         if name in self.lets:
@@ -206,7 +212,7 @@ class Scope:
             return nodes.scalar(name, place)
         return self._unknown(name, expr.span)
 
-    def _unknown(self, name: str, span: tree.Span) -> Node | None:
+    def _unknown(self, name: str, span: Span) -> Node | None:
         if name in names.SIGNALS or name in names.FORWARD or name in names.COUNTERS or name in names.SIZES:
             sees = {"optimizer": "an optimizer: it sees one parameter `p` and its pseudo-gradient `g`"}
             where = "in " + sees.get(self.kind, "a constraint: it sees the weights of a layer, not its activity")
@@ -246,7 +252,7 @@ class Scope:
         self.typed_lets[key] = let, node  # the key is its id, which must not be used again
         return node
 
-    def _indexed(self, expr: tree.Index, place: Place) -> Node | None:
+    def _indexed(self, expr: tree.Index, place: SourceLocation) -> Node | None:
         self.used.add(expr.id)
         known = (expr.id == "delta" and self.kind == "rule") or expr.id in self.families
         if expr.id in self.untyped:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ruledsl.analysis.names import RESERVED, meaning, suggestion
-from ruledsl.diagnostics import Diagnostics, Text
-from ruledsl.ir.nodes import Place
+from ruledsl.diagnostics import Diagnostics
 from ruledsl.language import tree
 from ruledsl.language.tree import Definition, Ident, Item
+from ruledsl.source import Source, SourceLocation, Span
 
 Key = tuple[str, ...]
 DEEPEST = 50  # definitions that extend one another
@@ -24,18 +24,18 @@ class Located(NamedTuple):
     """An item and the text it was written in."""
 
     item: Item
-    text: Text
+    text: Source
 
-    def place(self, span: tree.Span | None = None) -> Place:
+    def place(self, span: Span | None = None) -> SourceLocation:
         """The place of a part of the item (of all of it, by default)."""
-        return Place(span or self.item.span, self.text)
+        return SourceLocation(span or self.item.span, self.text)
 
 
 class Found(NamedTuple):
     """A definition and the text it was written in."""
 
     definition: Definition
-    text: Text
+    text: Source
 
 
 class Library:
@@ -44,7 +44,7 @@ class Library:
     def __init__(
         self,
         file: tree.File,
-        text: Text,
+        text: Source,
         fallback: Callable[[str], Found | None] = lambda name: None,
         known: Callable[[], list[str]] = list,
     ) -> None:
@@ -65,7 +65,7 @@ class Flat:
     """A definition with nothing left to look up: its own items and those it inherits, in order."""
 
     definition: Definition
-    text: Text
+    text: Source
     items: list[Located] = field(default_factory=list)
     used: list[tuple[Located, Flat]] = field(default_factory=list)
     optimizers: dict[str, tuple[Located, Flat]] = field(default_factory=dict)
@@ -98,7 +98,7 @@ def resolve(found: Found, library: Library, diagnostics: Diagnostics) -> Flat:
     return flat
 
 
-def _look_up(name: Ident, kind: str, text: Text, library: Library, diagnostics: Diagnostics) -> Found | None:
+def _look_up(name: Ident, kind: str, text: Source, library: Library, diagnostics: Diagnostics) -> Found | None:
     found = library.find(name.id)
     if found is None:
         help = suggestion(name.id, library.names())
@@ -208,7 +208,7 @@ def _declared(item: Item) -> Ident:
     return item.name
 
 
-def check_new_name(name: Ident, kind: str, text: Text, diagnostics: Diagnostics) -> None:
+def check_new_name(name: Ident, kind: str, text: Source, diagnostics: Diagnostics) -> None:
     """A declaration must not take a name that the language uses."""
     taken = name.id in RESERVED or (kind == "optimizer" and name.id in ("p", "g"))
     if taken:

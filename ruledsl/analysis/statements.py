@@ -10,11 +10,11 @@ from ruledsl.analysis.distributions import distribution
 from ruledsl.analysis.expressions import Scope
 from ruledsl.analysis.resolve import Located, check_new_name
 from ruledsl.analysis.typed import TypedPhase, Update
-from ruledsl.diagnostics import Text
-from ruledsl.ir.nodes import Node, Place
+from ruledsl.ir.nodes import Node
 from ruledsl.ir.types import PARAMETER, PRE, SCALAR, Type, activity
 from ruledsl.language import tree
 from ruledsl.program import AFTER_STEP, TASK
+from ruledsl.source import Source, SourceLocation
 
 
 class Statements(Checker):
@@ -80,7 +80,7 @@ class Statements(Checker):
             help = "write `p <- ...`" if self.kind == "optimizer" else None
         self._add("E0216", located.item.span, located.text, help, item=item, where=where)
 
-    def _body(self, body: tuple[tree.Item, ...], text: Text, phase: TypedPhase, scope: Scope) -> None:
+    def _body(self, body: tuple[tree.Item, ...], text: Source, phase: TypedPhase, scope: Scope) -> None:
         located = [Located(item, text) for item in body]
         self._new_names(located)
         inner = scope.inner(lets_of(located), text)
@@ -108,7 +108,7 @@ class Statements(Checker):
             self._available(node, "in the task phase", names.SIGNALS)
             phase.sends.append((condition, node))
 
-    def _target(self, target: tree.Ident, text: Text, kinds: tuple[str, ...]) -> Type | None:
+    def _target(self, target: tree.Ident, text: Source, kinds: tuple[str, ...]) -> Type | None:
         """The type of something that can be changed, or None after reporting why it cannot."""
         name = target.id
         if name in self.scope.untyped:
@@ -152,7 +152,7 @@ class Statements(Checker):
                 return
         phase.updates.append(update)
 
-    def _stored(self, node: Node | None, type: Type, what: str, expr: tree.Expr, text: Text) -> Node | None:
+    def _stored(self, node: Node | None, type: Type, what: str, expr: tree.Expr, text: Source) -> Node | None:
         """A value to be stored in a tensor: of its type, or an activity that is summed over batch and positions."""
         both_vectors = node is not None and type.kind == "vector" == node.type.kind
         same_space = node is not None and both_vectors and node.type.target == type.target
@@ -167,7 +167,7 @@ class Statements(Checker):
             return
         value = self._stored(value, type, f"the pseudo-gradient of `{item.target.id}`", item.value, scope.text)
         if value is not None:
-            place = Place(item.span, scope.text)
+            place = SourceLocation(item.span, scope.text)
             optimizer = self._by(item.by, scope.text)
             self._update(Update("grad", (item.target.id,), value, optimizer, condition, place), phase)
 
@@ -178,10 +178,10 @@ class Statements(Checker):
             return
         value = self._stored(value, type, f"the new `{item.target.id}`", item.value, scope.text)
         if value is not None:
-            place = Place(item.span, scope.text)
+            place = SourceLocation(item.span, scope.text)
             self._update(Update("assign", (item.target.id,), value, TASK, condition, place), phase)
 
-    def _by(self, by: tree.Ident | None, text: Text) -> str:
+    def _by(self, by: tree.Ident | None, text: Source) -> str:
         if by is None or by.id == TASK:
             return TASK
         if not any(located.item.slot.id == by.id for located in self.flat.of(tree.OptimizerChoice)):  # type: ignore[union-attr]
@@ -210,8 +210,8 @@ class Statements(Checker):
             help = "`dot`, `sq` or `norm` make a scalar"
             self._add("E0401", item.energy.span, scope.text, help, found=energy.type.in_words)
             return
-        place = Place(item.span, scope.text)
-        places = {over.id: Place(over.span, scope.text) for over in item.over}
+        place = SourceLocation(item.span, scope.text)
+        places = {over.id: SourceLocation(over.span, scope.text) for over in item.over}
         self._update(Update("minimize", tuple(targets), energy, optimizer, condition, place, places), phase)
 
     def _when(self, item: tree.When, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:
@@ -235,7 +235,11 @@ class Statements(Checker):
             target = phase if static else TypedPhase(phase.name, phase.place)
             self._statements(located, target, inner, condition, top=False)
             return
-        both = own if condition is None else scope.build("and", (condition, own), (), Place(item.span, scope.text))
+        both = (
+            own
+            if condition is None
+            else scope.build("and", (condition, own), (), SourceLocation(item.span, scope.text))
+        )
         self._statements(located, phase, inner, both, top=False)
 
     def _drive(self, item: tree.Drive, phase: TypedPhase, scope: Scope) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ruledsl.analysis.resolve import Flat
-from ruledsl.ir.nodes import Node, Place
+from ruledsl.ir.nodes import Node
 from ruledsl.ir.types import Type
 from ruledsl.language import tree
+from ruledsl.source import SourceLocation
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Parameter:
     interval: Interval | None
     doc: str | None
     static: bool
-    place: Place
+    place: SourceLocation
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Declared:
     type: Type
     initial: Node
     doc: str | None
-    place: Place
+    place: SourceLocation
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Update:
     value: Node
     optimizer: str
     condition: Node | None
-    place: Place
-    places: Mapping[str, Place] = field(default_factory=dict)  # of the targets of an energy
+    place: SourceLocation
+    places: Mapping[str, SourceLocation] = field(default_factory=dict)  # of the targets of an energy
 
 
 @dataclass
@@ -75,7 +76,7 @@ class TypedPhase:
     """The statements of one phase."""
 
     name: str
-    place: Place
+    place: SourceLocation
     drives: dict[str, Node] = field(default_factory=dict)
     updates: list[Update] = field(default_factory=list)
     sends: list[tuple[Node | None, Node]] = field(default_factory=list)

@@ -11,9 +11,9 @@ import typer
 from ruledsl import library
 from ruledsl.analysis.names import RESERVED
 from ruledsl.cli.files import near
-from ruledsl.diagnostics import Text
 from ruledsl.errors import UserError
 from ruledsl.language.parser import parse
+from ruledsl.source import Source
 from ruledsl.writing import write_whole
 
 # `NAME` stands for the name. The text is in the canonical form of `ruledsl fmt`, and checks without a warning.
@@ -78,7 +78,7 @@ def _refuse_bad(name: str) -> None:
     """Raises UserError for a name that a rule cannot have, or that would have two meanings in the rule."""
     if name in RESERVED:
         raise UserError(f"a rule cannot be called `{name}`: that has a meaning in the language", "try my_" + name)
-    file, diagnostics = parse(Text(f"rule {name} {{}}"))
+    file, diagnostics = parse(Source(f"rule {name} {{}}"))
     if diagnostics or [definition.name.id for definition in file.definitions] != [name]:
         help = "a name is a letter, then letters, digits and _; words of the language and of Python are taken"
         raise UserError(f"a rule cannot be called `{name}`", help)

@@ -21,8 +21,8 @@ from ruledsl.emit.stored import Storage
 from ruledsl.ir.equations import Equation
 from ruledsl.ir.nodes import Node, reads
 from ruledsl.ir.printer import show
-from ruledsl.language.tree import Span
 from ruledsl.program import AFTER_STEP, INIT, TASK, Function, Program, Role, Tensor
+from ruledsl.source import Span
 
 if TYPE_CHECKING:
     from ruledsl.rule import Rule

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ruledsl.ir.nodes import Node, Place
+from ruledsl.ir.nodes import Node
 from ruledsl.ir.types import Type
 from ruledsl.program import Schedule
+from ruledsl.source import SourceLocation
 
 Role = Literal["send", "grad", "assign", "init", "draw", "drive"]
 
@@ -21,7 +22,7 @@ class Equation:
     target: str
     phase: str
     value: Node
-    place: Place | None
+    place: SourceLocation | None
     optimizer: str = "task"
 
     def with_value(self, value: Node) -> Equation:
@@ -36,9 +37,9 @@ class Energy:
     targets: tuple[str, ...]
     phase: str
     value: Node
-    place: Place
+    place: SourceLocation
     optimizer: str
-    places: Mapping[str, Place] = field(default_factory=dict)  # of the targets
+    places: Mapping[str, SourceLocation] = field(default_factory=dict)  # of the targets
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Declaration:
     kind: Literal["weight", "fixed", "fresh", "state", "forward"]
     type: Type
     doc: str | None = None
-    place: Place | None = None
+    place: SourceLocation | None = None
 
 
 @dataclass(frozen=True)

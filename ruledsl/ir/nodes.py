@@ -4,34 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from ruledsl.diagnostics import Text
 from ruledsl.ir.types import SCALAR, Type
-from ruledsl.language.tree import Span
+from ruledsl.source import SourceLocation
 
 Attribute = str | float | bool | None
-
-
-class Place(NamedTuple):
-    """A stretch of one text. `meant` is what stands there without being written: a default of the language."""
-
-    span: Span
-    text: Text
-    meant: str | None = None
-
-    @property
-    def snippet(self) -> str:
-        """The text itself, on one line."""
-        if self.meant is not None:
-            return self.meant
-        span = self.span
-        lines = self.text.content.split("\n")[span.line - 1 : span.end_line]
-        if not lines:
-            return ""
-        lines[-1] = lines[-1][: span.end_column - 1] if span.end_line > span.line else lines[-1]
-        first = lines[0][span.column - 1 : span.end_column - 1 if span.end_line == span.line else None]
-        return " ".join(" ".join([first, *lines[1:]]).split())
 
 
 @dataclass(eq=False, slots=True)
@@ -48,7 +25,7 @@ class Node:
     args: tuple[Node, ...]
     attrs: tuple[Attribute, ...]
     type: Type
-    place: Place | None = None
+    place: SourceLocation | None = None
     name: str | None = None
 
     def __repr__(self) -> str:
@@ -67,24 +44,24 @@ class Node:
         return value if isinstance(value, int | float) else None
 
 
-def const(value: float | bool, type: Type = SCALAR, place: Place | None = None) -> Node:
+def const(value: float | bool, type: Type = SCALAR, place: SourceLocation | None = None) -> Node:
     """A constant; of a type other than scalar it is that value everywhere."""
     if isinstance(value, bool):
         type = type.condition
     return Node("const", (), (value,), type, place)
 
 
-def scalar(name: str, place: Place | None = None) -> Node:
+def scalar(name: str, place: SourceLocation | None = None) -> Node:
     """A counter, a size or a parameter."""
     return Node("scalar", (), (name,), SCALAR, place)
 
 
-def signal(name: str, type: Type, index: str | None = None, place: Place | None = None) -> Node:
+def signal(name: str, type: Type, index: str | None = None, place: SourceLocation | None = None) -> Node:
     """An activity of the network: x, u, delta, e, target, delta[k]."""
     return Node("signal", (), (name, index), type, place)
 
 
-def tensor(name: str, type: Type, index: str | None = None, place: Place | None = None) -> Node:
+def tensor(name: str, type: Type, index: str | None = None, place: SourceLocation | None = None) -> Node:
     """W, b, or something that the rule declares."""
     return Node("tensor", (), (name, index), type, place)
 

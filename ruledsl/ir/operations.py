@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import ruledsl.ir.rules_of_types as rules
-from ruledsl.ir.nodes import Attribute, Node, Place, const, scalar
+from ruledsl.ir.nodes import Attribute, Node, const, scalar
 from ruledsl.ir.types import PER_UNIT, POST, PRE, SCALAR, Type
 from ruledsl.locality import flow_rules as flows
+from ruledsl.source import SourceLocation
 
 Cotangents = Sequence[Node | None]
 Derivative = Callable[[Node, Node], Cotangents]
@@ -40,7 +41,7 @@ def make(op: str, *args: Node | float, attrs: tuple[Attribute, ...] = (), like: 
     return Node(op, nodes, attrs, result, place, name)
 
 
-def typed(op: str, args: tuple[Node, ...], attrs: tuple[Attribute, ...], place: Place) -> Node:
+def typed(op: str, args: tuple[Node, ...], attrs: tuple[Attribute, ...], place: SourceLocation) -> Node:
     """The same for the type checker: at a place; raises `Mismatch`."""
     return Node(op, args, attrs, OPERATIONS[op].type_rule([arg.type for arg in args], attrs), place)
 

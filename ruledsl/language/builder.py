@@ -14,7 +14,8 @@ from ruledsl.diagnostics import Diagnostic, report
 from ruledsl.language import tree
 from ruledsl.language.lexer import Token, short
 from ruledsl.language.printer import print_expression
-from ruledsl.language.tree import Expr, Ident, Item, Keyword, Span
+from ruledsl.language.tree import Expr, Ident, Item, Keyword
+from ruledsl.source import Span
 
 DEEPEST = 100  # levels of an expression, of brackets, or of blocks
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from ruledsl.diagnostics import RuleError, Text
+from ruledsl.diagnostics import RuleError
 from ruledsl.language import tree
 from ruledsl.language.layout import STEP, WIDTH, lay_out
 from ruledsl.language.lexer import Comment
 from ruledsl.language.parser import Reading, read
-from ruledsl.language.tree import Definition, Span
+from ruledsl.language.tree import Definition
+from ruledsl.source import Source, Span
 
 Entry = tree.First | tree.Each | tree.Alternate
 Statement = tree.Item | Entry | tree.Clause
 
 
-def format_text(text: Text) -> str:
+def format_text(text: Source) -> str:
     """The canonical form; reading it gives the same tree. Raises RuleError where the text has errors.
 
     Comments stay before or behind the statement where they stood; one inside a statement goes before it.

@@ -11,10 +11,10 @@ import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
 
-from ruledsl.diagnostics import Diagnostic, Text, report
+from ruledsl.diagnostics import Diagnostic, report
 from ruledsl.language.slips import PYTHON_WORDS, SIGNS, STAND_INS
 from ruledsl.language.table import table
-from ruledsl.language.tree import Span
+from ruledsl.source import Source, Span
 
 LONGEST_FILE = 1_000_000  # characters
 MOST_WORDS = 50_000  # words, signs and comments; the longest rule of the library has some hundreds
@@ -81,7 +81,7 @@ def _shapes() -> tuple[re.Pattern[str], dict[str, str], dict[str, str]]:
     return re.compile(shapes, re.VERBOSE | re.DOTALL), words, signs
 
 
-def read_words(text: Text) -> Words:
+def read_words(text: Source) -> Words:
     """The words of a text. Contextual keywords are read as names; the parser knows where they are none."""
     if len(text.content) > LONGEST_FILE:
         start = Span(1, 1, 1, 1)
@@ -91,7 +91,7 @@ def read_words(text: Text) -> Words:
 
 
 class _Lexer:
-    def __init__(self, text: Text) -> None:
+    def __init__(self, text: Source) -> None:
         self.text = text
         self.tokens: list[Token] = []
         self.comments: list[Comment] = []

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ruledsl.diagnostics import Diagnostic, Text, report
+from ruledsl.diagnostics import Diagnostic, report
 from ruledsl.language.automaton import Automaton
 from ruledsl.language.builder import DEEPEST, Refused, too_deep
 from ruledsl.language.complaints import Brace, Situation, complaint, missing_brace
 from ruledsl.language.lexer import CONTEXTUAL, MOST_ERRORS, Comment, Token, read_words
 from ruledsl.language.table import table
-from ruledsl.language.tree import File, Span
+from ruledsl.language.tree import File
+from ruledsl.source import Source, Span
 
 DEFINITIONS = frozenset({"RULE", "OPTIMIZER", "CONSTRAINT"})
 # How the head of a block is completed when it is wrong, so that what stands in the block can still be read.
@@ -39,7 +40,7 @@ class Reading(NamedTuple):
     tokens: list[Token]
 
 
-def parse(text: Text) -> tuple[File, list[Diagnostic]]:
+def parse(text: Source) -> tuple[File, list[Diagnostic]]:
     """The definitions that could be read, and everything that is wrong with the text (E01xx). Raises nothing.
 
     A definition with an error in it lacks the statement that is wrong.
@@ -48,7 +49,7 @@ def parse(text: Text) -> tuple[File, list[Diagnostic]]:
     return reading.file, reading.diagnostics
 
 
-def read(text: Text) -> Reading:
+def read(text: Source) -> Reading:
     """As `parse`, with the comments and tokens."""
     words = read_words(text)
     parser = _Parser(text, words.tokens, words.diagnostics)
@@ -65,7 +66,7 @@ def read(text: Text) -> Reading:
 
 
 class _Parser:
-    def __init__(self, text: Text, tokens: list[Token], diagnostics: list[Diagnostic]) -> None:
+    def __init__(self, text: Source, tokens: list[Token], diagnostics: list[Diagnostic]) -> None:
         self.text = text
         self.lines = text.content.split("\n")
         self.tokens = tokens

@@ -6,22 +6,11 @@ value and carries the `Span` it was read from, so that any later stage can point
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-
-class Span(NamedTuple):
-    """A stretch of text: lines and columns count from 1, `end_column` is one past the last character."""
-
-    line: int
-    column: int
-    end_line: int
-    end_column: int
-
-    def to(self, other: Span) -> Span:
-        """The stretch from the start of this one to the end of the other."""
-        return Span(self.line, self.column, other.end_line, other.end_column)
+from ruledsl.source import Span
 
 
 class Node(BaseModel):

@@ -7,12 +7,13 @@ import re
 from ruledsl.analysis.names import SIGNALS, suggestion
 from ruledsl.analysis.resolve import Located
 from ruledsl.analysis.typed import TypedRule
-from ruledsl.diagnostics import Diagnostics, Text
+from ruledsl.diagnostics import Diagnostics
 from ruledsl.ir.equations import Equations
 from ruledsl.ir.types import AXES
 from ruledsl.language import tree
 from ruledsl.locality.flow import Entry, Ledger
 from ruledsl.locality.labels import BROADCAST, TRANSPORT
+from ruledsl.source import Source
 
 _WHY = {
     "value": "the weights of {source} are read at other synapses than their own, in `{term}`",
@@ -113,7 +114,7 @@ def _one_of(
     words: str,
     channel: str,
     argument: tree.Name | tree.Index,
-    text: Text,
+    text: Source,
     diagnostics: Diagnostics,
 ) -> str | None:
     if name in wanted:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ruledsl.ir.equations import Equation, Equations
-from ruledsl.ir.nodes import Node, Place, reads, walk
+from ruledsl.ir.nodes import Node, reads, walk
 from ruledsl.ir.operations import OPERATIONS
 from ruledsl.ir.types import Type
 from ruledsl.locality.labels import BROADCAST, NOTHING, TRANSPORT, Key, Labels, Mark, join, label
 from ruledsl.program import INIT
+from ruledsl.source import SourceLocation
 
 Verdict = Literal["local", "nonlocal"]
 
@@ -33,7 +34,7 @@ class Entry:
     sink: str
     channel: str
     phase: str
-    place: Place
+    place: SourceLocation
     term: str
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from ruledsl.ir.nodes import Place
+from ruledsl.source import SourceLocation
 
 TRANSPORT = ("value", "sign", "norm", "reverse")
 POOLS = ("pool(batch)", "pool(units)", "pool(positions)")
@@ -22,7 +22,7 @@ class Mark(NamedTuple):
     """Where a label was first picked up, and whether it is still at its own synapse."""
 
     own: bool
-    place: Place | None
+    place: SourceLocation | None
 
 
 Key = tuple[str, str]
@@ -40,7 +40,7 @@ def join(parts: Iterable[Labels]) -> Labels:
     return result
 
 
-def moved(labels: Labels, place: Place | None) -> Labels:
+def moved(labels: Labels, place: SourceLocation | None) -> Labels:
     """Read at another site: nothing is its own any more. The place is where it was moved."""
     return {key: Mark(False, place if mark.own else mark.place) for key, mark in labels.items()}
 
@@ -50,7 +50,7 @@ def carried(labels: Labels) -> Labels:
     return {key: mark for key, mark in labels.items() if not mark.own}
 
 
-def statistic(labels: Labels, place: Place | None) -> Labels:
+def statistic(labels: Labels, place: SourceLocation | None) -> Labels:
     """One number of a map: `value` and `sign` weaken to `norm`, and it is known to the whole layer."""
     return join(
         {(source, "norm" if channel in ("value", "sign") else channel): Mark(False, place or mark.place)}
@@ -58,7 +58,7 @@ def statistic(labels: Labels, place: Place | None) -> Labels:
     )
 
 
-def sign_only(labels: Labels, name: str, place: Place | None) -> Labels:
+def sign_only(labels: Labels, name: str, place: SourceLocation | None) -> Labels:
     """The sign of the map `name`: its own `value` weakens to `sign`, what it remembers of others stays what it is."""
     return join(
         {(name, "sign"): Mark(mark.own, place or mark.place)} if key == (name, "value") else {key: mark}
@@ -66,6 +66,6 @@ def sign_only(labels: Labels, name: str, place: Place | None) -> Labels:
     )
 
 
-def label(source: str, channel: str, place: Place | None, own: bool = False) -> Labels:
+def label(source: str, channel: str, place: SourceLocation | None, own: bool = False) -> Labels:
     """A single label."""
     return {(source, channel): Mark(own, place)}

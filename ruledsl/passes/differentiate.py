@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ruledsl.ir.equations import Energy, Equation, Equations
-from ruledsl.ir.nodes import Node, Place, const, walk
+from ruledsl.ir.nodes import Node, const, walk
 from ruledsl.ir.operations import OPERATIONS, make
+from ruledsl.source import SourceLocation
 
 Report = Callable[..., None]
 
@@ -87,7 +88,7 @@ def _spread_out(g: Node, node: Node) -> Node:
     return g
 
 
-def _place(node: Node, place: Place) -> None:
+def _place(node: Node, place: SourceLocation) -> None:
     """What differentiation made stands where the term stood that it came from."""
     waiting = [node]
     while waiting:

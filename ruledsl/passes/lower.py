@@ -10,11 +10,12 @@ from ruledsl.analysis.names import FORWARD, RESERVED, SIGNALS
 from ruledsl.analysis.typed import TypedPhase, TypedRule, Update
 from ruledsl.ir import nodes
 from ruledsl.ir.equations import Declaration, Energy, Equation, Equations
-from ruledsl.ir.nodes import Node, Place, rewrite, with_args
+from ruledsl.ir.nodes import Node, rewrite, with_args
 from ruledsl.ir.operations import make
 from ruledsl.ir.types import PARAMETER, POST, PRE, Type
 from ruledsl.language import tree
 from ruledsl.program import AFTER_STEP, INIT, TASK, Schedule
+from ruledsl.source import SourceLocation
 
 
 def lower(rule: TypedRule) -> Equations:
@@ -99,7 +100,7 @@ def _phase(phase: TypedPhase, kind: str, tensors: dict[str, Declaration]) -> tup
         default = make(
             "apply", make("transpose", nodes.tensor("W", FORWARD["W"])), nodes.signal("delta", SIGNALS["delta"])
         )
-        unwritten = Place(phase.place.span, phase.place.text, "W.T @ delta")
+        unwritten = SourceLocation(phase.place.span, phase.place.text, "W.T @ delta")
         default.place = default.args[0].place = unwritten
         sent = default
         for condition, value in sorted(phase.sends, key=lambda pair: pair[0] is not None):

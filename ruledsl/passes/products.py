@@ -6,9 +6,10 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
-from ruledsl.ir.nodes import Attribute, Node, Place, walk
+from ruledsl.ir.nodes import Attribute, Node, walk
 from ruledsl.ir.operations import COMMUTATIVE, OPERATIONS
 from ruledsl.ir.types import SCALAR, Type
+from ruledsl.source import SourceLocation
 
 Key = tuple[object, ...]
 MOST_FACTORS = 16  # a product of more scalars is left as it is: they double where a value is squared again and again
@@ -38,7 +39,7 @@ class Products(ABC):
         args: tuple[Node, ...] = (),
         attrs: tuple[Attribute, ...] = (),
         type: Type | None = None,
-        place: Place | None = None,
+        place: SourceLocation | None = None,
         name: str | None = None,
     ) -> Node:
         """The canonical node of an operation on canonical nodes."""
@@ -49,7 +50,7 @@ class Products(ABC):
         args: tuple[Node, ...],
         attrs: tuple[Attribute, ...],
         type: Type,
-        place: Place | None = None,
+        place: SourceLocation | None = None,
         name: str | None = None,
     ) -> Node:
         ids = tuple(id(arg) for arg in args)
@@ -66,7 +67,7 @@ class Products(ABC):
     def _const(self, value: float | bool, type: Type = SCALAR) -> Node:
         return self._intern("const", (), (value,), type.condition if isinstance(value, bool) else type)
 
-    def _factors(self, op: str, args: tuple[Node, ...], place: Place | None) -> Factors:
+    def _factors(self, op: str, args: tuple[Node, ...], place: SourceLocation | None) -> Factors:
         if op == "neg":
             factors = self._split(args[0])
             factors.number = -factors.number
@@ -87,7 +88,7 @@ class Products(ABC):
                 core = self._elementwise_product(left.core, right.core, place)
         return Factors(left.number * right.number, left.above + right.above, left.below + right.below, core)
 
-    def _elementwise_product(self, left: Node, right: Node, place: Place | None) -> Node:
+    def _elementwise_product(self, left: Node, right: Node, place: SourceLocation | None) -> Node:
         type = _type("mul", left, right)
         for filled, other in ((left, right), (right, left)):
             if filled.op == "full_like" and filled.args[1].constant == 1 and other.type == type:
@@ -109,7 +110,7 @@ class Products(ABC):
             return Factors(above=[node])
         return Factors(core=node)
 
-    def _product(self, factors: Factors, type: Type, place: Place | None) -> Node:
+    def _product(self, factors: Factors, type: Type, place: SourceLocation | None) -> Node:
         core, number = factors.core, factors.number
         if number == 0:
             return self._zero(core, type, place)
@@ -154,7 +155,7 @@ class Products(ABC):
             return self._intern("transpose", (self._mean_outer(core.args[0]),), (), core.type, core.place, core.name)
         return self._intern("outer", core.args, ("batch",), core.type, core.place, core.name)
 
-    def _zero(self, core: Node | None, type: Type, place: Place | None) -> Node:
+    def _zero(self, core: Node | None, type: Type, place: SourceLocation | None) -> Node:
         """Zeros of the shape of `core`: what sums or averages them has to find their axes."""
         if core is None:
             return self._const(0.0, type)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 
 from ruledsl.ir.constants import ARITHMETIC, NoValue, value_of
-from ruledsl.ir.nodes import Attribute, Node, Place, walk
+from ruledsl.ir.nodes import Attribute, Node, walk
 from ruledsl.ir.operations import OPERATIONS
 from ruledsl.ir.types import OUT, POST, SCALAR, Type
 from ruledsl.passes.products import Factors, Key
 from ruledsl.passes.sums import Sums
+from ruledsl.source import SourceLocation
 
 _SCALARS = frozenset(ARITHMETIC) - {"mul", "div", "neg", "where"}  # these have canonical forms of their own
 
@@ -49,7 +50,7 @@ class Simplifier(Sums):
         args: tuple[Node, ...] = (),
         attrs: tuple[Attribute, ...] = (),
         type: Type | None = None,
-        place: Place | None = None,
+        place: SourceLocation | None = None,
         name: str | None = None,
     ) -> Node:
         """The canonical node of an operation on canonical nodes."""
@@ -59,7 +60,7 @@ class Simplifier(Sums):
         return new if new is not None else self._intern(op, args, attrs, type, place, name)
 
     def _rewritten(
-        self, op: str, args: tuple[Node, ...], attrs: tuple[Attribute, ...], type: Type, place: Place | None
+        self, op: str, args: tuple[Node, ...], attrs: tuple[Attribute, ...], type: Type, place: SourceLocation | None
     ) -> Node | None:
         values = [arg.constant if arg.type.kind == "scalar" else None for arg in args]
         if op in _SCALARS and args and all(value is not None for value in values):
@@ -109,7 +110,7 @@ class Simplifier(Sums):
                 return self._const(0.0)
         return None
 
-    def _of_sign(self, op: str, args: tuple[Node, ...], type: Type, place: Place | None) -> Node | None:
+    def _of_sign(self, op: str, args: tuple[Node, ...], type: Type, place: SourceLocation | None) -> Node | None:
         """`sign(1e-40 * W)` is `sign(W)`, also where the product is too small for the machine."""
         factors = self._split(args[0])
         if factors.core is None or factors.number <= 0 or factors.number == 1 or math.isinf(factors.number):
@@ -129,7 +130,7 @@ class Simplifier(Sums):
 
     # --- averages ---
 
-    def _count(self, value: Node, axis: Attribute, type: Type, place: Place | None) -> Node | None:
+    def _count(self, value: Node, axis: Attribute, type: Type, place: SourceLocation | None) -> Node | None:
         """The batch has one size, and so has every axis of a space, whichever of its vectors is asked."""
         if axis == "batch":
             return self.make("scalar", (), ("batch_size",), SCALAR, place)
@@ -140,7 +141,7 @@ class Simplifier(Sums):
             self._sizes[key] = self._intern("count", (_plainest(value, axis),), (axis,), type, place)
         return self._sizes[key]
 
-    def _mean(self, value: Node, attrs: tuple[Attribute, ...], type: Type, place: Place | None) -> Node | None:
+    def _mean(self, value: Node, attrs: tuple[Attribute, ...], type: Type, place: SourceLocation | None) -> Node | None:
         factors = self._split(value)
         if factors.core is None or factors.core is value:
             return None
@@ -149,7 +150,7 @@ class Simplifier(Sums):
 
     # --- maps ---
 
-    def _transpose(self, node: Node, type: Type, place: Place | None) -> Node | None:
+    def _transpose(self, node: Node, type: Type, place: SourceLocation | None) -> Node | None:
         if node.op == "transpose":
             return node.args[0]
         if node.op == "const":
@@ -178,7 +179,7 @@ class Simplifier(Sums):
         return self._transposed[id(node)]
 
     def _outer(
-        self, args: tuple[Node, ...], attrs: tuple[Attribute, ...], type: Type, place: Place | None
+        self, args: tuple[Node, ...], attrs: tuple[Attribute, ...], type: Type, place: SourceLocation | None
     ) -> Node | None:
         left, right = self._split(args[0]), self._split(args[1])
         if left.core is None or right.core is None:
@@ -197,7 +198,7 @@ class Simplifier(Sums):
         factors = Factors(left.number * right.number, left.above + right.above, left.below + right.below, core)
         return self._product(factors, type, place)
 
-    def _apply(self, args: tuple[Node, ...], type: Type, place: Place | None) -> Node | None:
+    def _apply(self, args: tuple[Node, ...], type: Type, place: SourceLocation | None) -> Node | None:
         left, right = self._split(args[0]), self._split(args[1])
         if left.number == 0 or right.number == 0:
             return self._zero(self._intern("apply", args, (), type, place), type, place)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ruledsl.ir.nodes import Node, Place
+from ruledsl.ir.nodes import Node
 from ruledsl.ir.types import SCALAR, Type
 from ruledsl.passes.products import Factors, Products, is_zero
+from ruledsl.source import SourceLocation
 
 MOST_TERMS = 16  # of a sum, in which outer products are looked for that can be one
 
@@ -12,7 +13,7 @@ MOST_TERMS = 16  # of a sum, in which outer products are looked for that can be 
 class Sums(Products):
     """Adds up what `Products` makes."""
 
-    def _sum(self, op: str, args: tuple[Node, ...], type: Type, place: Place | None) -> Node | None:
+    def _sum(self, op: str, args: tuple[Node, ...], type: Type, place: SourceLocation | None) -> Node | None:
         left, right = args
         if is_zero(right) and left.type == type:
             return left
@@ -29,7 +30,7 @@ class Sums(Products):
             return self.make(op, (left, narrow), (), type, place)
         return self._one_outer(op, left, right, type, place) or self._mean_of_sum(op, left, right, type, place)
 
-    def _one_outer(self, op: str, left: Node, right: Node, type: Type, place: Place | None) -> Node | None:
+    def _one_outer(self, op: str, left: Node, right: Node, type: Type, place: SourceLocation | None) -> Node | None:
         """`outer(f, a) + outer(f, b)` is `outer(f, a + b)`: one kernel gradient instead of two.
 
         The terms may stand apart in a longer sum, and have scalars in front.
@@ -55,7 +56,7 @@ class Sums(Products):
             left = left.args[0]
         return None
 
-    def _merged(self, op: str, left: Node, right: Node, type: Type, place: Place | None) -> Node | None:
+    def _merged(self, op: str, left: Node, right: Node, type: Type, place: SourceLocation | None) -> Node | None:
         """The sum of two outer products that share a vector as one, or None."""
         a, b = self._split(left), self._split(right)
         if a.core is None or b.core is None or a.core.op != b.core.op:
@@ -73,7 +74,7 @@ class Sums(Products):
                 return straight if one.type == type else self.make("transpose", (straight,), (), type, place)
         return None
 
-    def _mean_of_sum(self, op: str, left: Node, right: Node, type: Type, place: Place | None) -> Node | None:
+    def _mean_of_sum(self, op: str, left: Node, right: Node, type: Type, place: SourceLocation | None) -> Node | None:
         """`a / batch_size + b / batch_size` is one mean: `outer` computes it for nothing."""
         a, b = self._split(left), self._split(right)
         if not (_batch_sizes(a) and _batch_sizes(b)):

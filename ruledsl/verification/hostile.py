@@ -12,9 +12,10 @@ import time
 from functools import cache
 
 from ruledsl import library
-from ruledsl.diagnostics import RuleError, Text, render
+from ruledsl.diagnostics import RuleError, render
 from ruledsl.pipeline import Checked
 from ruledsl.rule import Rule
+from ruledsl.source import Source
 
 SECONDS = 1.0
 BACKENDS = ("torch", "jax")
@@ -141,7 +142,7 @@ def judged(seed: int) -> list[str]:
     """What is wrong with how the compiler takes the mutated file of a seed: too slow, or code of the author's in it."""
     text = mutated(seed)
     start = time.process_time()
-    checked, syntax = library.check_all(Text(text, "<mutated>"))
+    checked, syntax = library.check_all(Source(text, "<mutated>"))
     for diagnostic in [*syntax, *(d for c in checked for d in c.diagnostics)]:
         render(diagnostic)
     problems = [f"seed {seed}: {problem}" for c in checked if not c.errors for problem in _compiled(c)]

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from ruledsl import library
-from ruledsl.diagnostics import Text
 from ruledsl.ir.types import OUT, PARAMETER, POST, PRE, SCALAR, Type, activity, map_between, per_unit
 from ruledsl.pipeline import Checked
 from ruledsl.rule import Rule
+from ruledsl.source import Source
 from ruledsl.verification.phrases import CONSTANTS, MAPS, Names, NoSuchValue, Phrases
 
 SIGNALS = frozenset(("x", "delta", "u", "y", "e", "target", "delta[k]"))
@@ -109,7 +109,7 @@ def parsed(seed: int, plain: bool = False) -> Rule:
 
 def _check(text: str) -> Checked | None:
     """Where all that is wrong is the contract; None for the few rules that say nothing (`0 > 1`, E0404)."""
-    found, syntax = library.check_all(Text(text))
+    found, syntax = library.check_all(Source(text))
     errors = [d for d in (*syntax, *found[-1].diagnostics) if d.severity == "error" and d.code != "E0501"]
     unlucky = {"E0229", "E0403", "E0404", "E0302", "E0211"}
     if any(d.code not in unlucky for d in errors):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ruledsl.diagnostics import Text
 from ruledsl.library import _lookup, names
 from ruledsl.pipeline import Checked, check_text
 from ruledsl.rule import Rule
+from ruledsl.source import Source
 
 SOON = 20.0  # seconds; each of these takes a fraction of one
 ALLOWED = (
@@ -23,7 +23,7 @@ ALLOWED = (
 
 def answered(text: str) -> list[Checked]:
     started = time.perf_counter()
-    checked, _ = check_text(Text(text), _lookup(Path()), names)
+    checked, _ = check_text(Source(text), _lookup(Path()), names)
     for one in checked:
         if one.equations is not None and not one.errors:
             for backend in ("torch", "jax"):

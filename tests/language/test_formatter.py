@@ -6,11 +6,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from language.texts import bare, expressions, words, written
 
-from ruledsl.diagnostics import RuleError, Text
+from ruledsl.diagnostics import RuleError
 from ruledsl.language import tree
 from ruledsl.language.formatter import format_text
 from ruledsl.language.parser import parse, read
 from ruledsl.language.printer import print_expression
+from ruledsl.source import Source
 
 relaxed = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -87,7 +88,7 @@ optimizer d {
 
 
 def expression(text: str) -> tree.Expr:
-    file, diagnostics = parse(Text(f"rule a {{ let v = {text} }}"))
+    file, diagnostics = parse(Source(f"rule a {{ let v = {text} }}"))
     assert not diagnostics, diagnostics
     let = file.definitions[0].body[0]
     assert isinstance(let, tree.Let)
@@ -95,7 +96,7 @@ def expression(text: str) -> tree.Expr:
 
 
 def test_an_untidy_text_becomes_tidy() -> None:
-    assert format_text(Text(UNTIDY)) == TIDY
+    assert format_text(Source(UNTIDY)) == TIDY
 
 
 @pytest.mark.parametrize(
@@ -142,19 +143,19 @@ def test_a_printed_expression_reads_as_the_same_expression(expr: tree.Expr) -> N
 @relaxed
 def test_formatting_keeps_the_tree_and_every_comment_and_is_idempotent(case: tuple[tree.File, str, list[str]]) -> None:
     file, text, comments = case
-    reading = read(Text(text))
+    reading = read(Source(text))
     assert not reading.diagnostics
     assert bare(reading.file) == bare(file)
-    tidy = format_text(Text(text))
-    again = read(Text(tidy))
+    tidy = format_text(Source(text))
+    again = read(Source(tidy))
     assert bare(again.file) == bare(file)
     assert [comment.text for comment in again.comments] == comments
-    assert format_text(Text(tidy)) == tidy
+    assert format_text(Source(tidy)) == tidy
 
 
 def test_blocks_of_one_statement_stay_on_their_line_if_they_were_on_one() -> None:
     text = "rule a {\n  locality { allow sign(W) -> send }\n  when c {\n    let z = 1\n  }\n}\n"
-    assert format_text(Text(text)) == text
+    assert format_text(Source(text)) == text
 
 
 def test_a_long_statement_breaks_at_its_terms_branches_and_arguments() -> None:
@@ -173,13 +174,13 @@ rule a {{
   ) * {long}
 }}
 """
-    assert format_text(Text(text)) == text
+    assert format_text(Source(text)) == text
 
 
 def test_a_text_with_errors_is_not_formatted() -> None:
     with pytest.raises(RuleError, match="E0101"):
-        format_text(Text("rule a { let }"))
+        format_text(Source("rule a { let }"))
 
 
 def test_windows_line_ends_and_a_byte_order_mark_go_away() -> None:
-    assert format_text(Text("\ufeffrule a {\r\n  # c\r\n  let x = 1\r\n}\r\n")) == "rule a {\n  # c\n  let x = 1\n}\n"
+    assert format_text(Source("\ufeffrule a {\r\n  # c\r\n  let x = 1\r\n}\r\n")) == "rule a {\n  # c\n  let x = 1\n}\n"

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from language.test_parser import WEIGHT_MIRROR
 
-from ruledsl.diagnostics import Text, render
+from ruledsl.diagnostics import render
 from ruledsl.language.formatter import format_text
 from ruledsl.language.lexer import MOST_ERRORS
 from ruledsl.language.parser import parse, read
 from ruledsl.language.table import table
+from ruledsl.source import Source
 
 SECONDS = 1.0
 HEAD = "rule a { let x = "
@@ -67,7 +68,7 @@ LARGE = {
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_and_hostile_text_is_judged_within_a_second(name: str) -> None:
-    text = Text(LARGE[name])
+    text = Source(LARGE[name])
     gc.freeze()  # what other tests keep in memory is not searched again and again for this one's sake
     start = time.process_time()
     _, diagnostics = parse(text)
@@ -82,7 +83,7 @@ def test_a_large_and_hostile_text_is_judged_within_a_second(name: str) -> None:
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda data: data.decode("latin-1")))
 @settings(max_examples=150)
 def test_random_text_is_rejected_in_peace(content: str) -> None:
-    _, diagnostics = parse(Text(content))
+    _, diagnostics = parse(Source(content))
     assert diagnostics
     for diagnostic in diagnostics:
         assert "\n" not in diagnostic.message
@@ -125,11 +126,11 @@ def test_a_rule_cut_anywhere_is_judged_in_peace() -> None:
 
 def _judge(content: str) -> tuple[object, list[object]]:
     """Read a text; what it means and what is wrong with it, or how it looks, is known afterwards."""
-    reading = read(Text(content))
+    reading = read(Source(content))
     lines = content.count("\n") + 1
     for diagnostic in reading.diagnostics:
         assert 1 <= diagnostic.span.line <= lines and diagnostic.span.column >= 1
         assert diagnostic.message and render(diagnostic)
     if not reading.diagnostics:
-        assert format_text(Text(format_text(Text(content)))) == format_text(Text(content))
+        assert format_text(Source(format_text(Source(content)))) == format_text(Source(content))
     return reading.file, list(reading.diagnostics)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from language.texts import bare
 
-from ruledsl.diagnostics import Diagnostic, RuleError, Text
+from ruledsl.diagnostics import Diagnostic, RuleError
 from ruledsl.language import make_table, tree
 from ruledsl.language.lexer import LONGEST_FILE, MOST_WORDS
 from ruledsl.language.parser import parse
-from ruledsl.language.tree import Span
 from ruledsl.library import read
 from ruledsl.messages import MESSAGES
+from ruledsl.source import Source, Span
 
 WEIGHT_MIRROR = """\
 rule weight_mirror "Weight mirrors" {
@@ -41,20 +41,20 @@ rule weight_mirror "Weight mirrors" {
 
 
 def body(text: str) -> tuple[tree.Item, ...]:
-    file, diagnostics = parse(Text(f"rule a {{ {text} }}"))
+    file, diagnostics = parse(Source(f"rule a {{ {text} }}"))
     assert not diagnostics, diagnostics
     return file.definitions[0].body
 
 
 def errors(text: str) -> list[Diagnostic]:
-    return parse(Text(text))[1]
+    return parse(Source(text))[1]
 
 
 # --- what can be read --------------------------------------------------------------------------------------
 
 
 def test_weight_mirror_is_read_whole_with_the_place_of_every_part() -> None:
-    file, diagnostics = parse(Text(WEIGHT_MIRROR))
+    file, diagnostics = parse(Source(WEIGHT_MIRROR))
     assert not diagnostics
     (rule,) = file.definitions
     assert (rule.kind, rule.name.id, rule.title) == ("rule", "weight_mirror", "Weight mirrors")
@@ -101,7 +101,7 @@ def test_every_form_of_the_design_is_read(text: str) -> None:
 
 
 def test_one_file_may_hold_rules_optimizers_and_constraints() -> None:
-    file, diagnostics = parse(Text('rule a {} optimizer b "B" { p <- p - lr * g } constraint c { }'))
+    file, diagnostics = parse(Source('rule a {} optimizer b "B" { p <- p - lr * g } constraint c { }'))
     assert not diagnostics
     assert [(d.kind, d.name.id) for d in file.definitions] == [("rule", "a"), ("optimizer", "b"), ("constraint", "c")]
 
@@ -265,7 +265,7 @@ rule a {
 rule b { let fine = 3 }
 rule c { let x = 1 + }
 """
-    file, diagnostics = parse(Text(text))
+    file, diagnostics = parse(Source(text))
     assert [d.span.line for d in diagnostics] == [2, 4, 5, 5, 7, 9, 11, 12, 13, 14, 17]
     assert [d.name.id for d in file.definitions] == ["a", "b", "c"]
     kept = [type(item).__name__ for item in file.definitions[0].body]

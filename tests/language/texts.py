@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ruledsl.language import tree
 from ruledsl.language.table import table
-from ruledsl.language.tree import Node, Span
+from ruledsl.language.tree import Node
+from ruledsl.source import Span
 
 S = Span(1, 1, 1, 1)
 RESERVED = set(table().spellings.values())

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from ruledsl.diagnostics import Text
 from ruledsl.library import _lookup, names
 from ruledsl.locality.flow import verdict
 from ruledsl.pipeline import Checked, check_text
+from ruledsl.source import Source
 
 FIXED = "fixed B : post -> pre ~ normal(0, 1)\n"
 LEARNED = "weight B : post -> pre ~ normal(0, 1)\nfeedback send = B @ delta\n"
 
 
 def checked(body: str, kind: str = "rule") -> Checked:
-    definitions, syntax = check_text(Text(f"{kind} r {{\n{body}\n}}"), _lookup(Path()), names)
+    definitions, syntax = check_text(Source(f"{kind} r {{\n{body}\n}}"), _lookup(Path()), names)
     assert syntax == []
     return definitions[-1]
 
