@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from benchmarks.rules import emitted
 from benchmarks.targets import Measured
 from ruledsl.program import Program
+from ruledsl.verification.executor import compare
 from ruledsl.verification.geometries import GEOMETRIES
-from ruledsl.verification.witness import compare
-from ruledsl_jax.witness import jitted
+from ruledsl_jax.executor import jitted
 from ruledsl_torch import advance, convert, observe, optimizers
 
 BATCH, CLASSES, STEPS = 6, 4, 4

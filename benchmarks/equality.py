@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from benchmarks.rules import emitted
 from benchmarks.targets import Measured
+from ruledsl.verification.executor import TOLERANCE, compare
 from ruledsl.verification.geometries import GEOMETRIES, DenseGeometry, Geometry
-from ruledsl.verification.witness import TOLERANCE, compare
 from ruledsl_torch import convert
 
 Precision = Literal["float32", "float64"]
@@ -31,15 +31,15 @@ def measure() -> dict[str, Measured]:
 def against_reference(backend: str, precision: Precision) -> Measured:
     """Every output of every phase of every rule that the backend emits, on every geometry.
 
-    Where an equation cancels so much that the reference itself moves as far in the same precision, no witness can be
+    Where an equation cancels so much that the reference itself moves as far in the same precision, no executor can be
     nearer: such outputs are left out of the number, and the note says how many and how far.
     """
-    witness = import_module(f"ruledsl_{backend}.witness").witness
+    executor = import_module(f"ruledsl_{backend}.executor").executor
     rules = emitted(backend)
     worst, where, cancelling = -1.0, "", [0.0]
     for name, (rule, program) in rules.items():
         for geometry in GEOMETRIES:
-            for found in compare(program, rule.lowered, witness, geometry, precision):
+            for found in compare(program, rule.lowered, executor, geometry, precision):
                 if found.within and found.amount > TOLERANCE[precision]:
                     cancelling.append(found.amount)
                 elif found.amount > worst:

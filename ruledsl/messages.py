@@ -49,7 +49,7 @@ MESSAGES |= {
     "E0227": "`{function}` has no argument called `{name}`",
     "E0228": "the optimizer never moves `p`: it has no `p <- ...`",
     "E0229": "`{written}` has no value: {reason}",
-    # --- E03: types and sites (ir/rules_of_types.py, analysis/) ---
+    # --- E03: types and sites (ir/type_rules.py, analysis/) ---
     "E0301": "these two do not fit together: {left} and {right}",
     "E0302": "a number is needed here, but this is {found}",
     "E0303": "a condition is needed here, but this is {found}",

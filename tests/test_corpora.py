@@ -25,8 +25,8 @@ from ruledsl.messages import MESSAGES
 from ruledsl.pipeline import Checked
 from ruledsl.rule import Rule
 from ruledsl.source import Source
+from ruledsl.verification.executor import compare
 from ruledsl.verification.geometries import CONVS, DENSE
-from ruledsl.verification.witness import compare
 
 HERE = Path(__file__).parent
 BAD = sorted((HERE / "bad").glob("*.rule"))
@@ -113,12 +113,12 @@ def test_a_good_rule_checks_without_a_word(path: Path) -> None:
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
 def test_a_good_rule_computes_what_it_means(path: Path, name: str) -> None:
-    witness = import_module(f"ruledsl_{name}.witness").witness
+    executor = import_module(f"ruledsl_{name}.executor").executor
     for rule in rules(check_file(path)[0]):
         program = rule.compile(name)
         for geometry in GEOMETRIES:
             with np.errstate(all="ignore"):
-                found = compare(program, rule.lowered, witness, geometry, "float64")
+                found = compare(program, rule.lowered, executor, geometry, "float64")
             assert [deviation for deviation in found if not deviation.within] == []
 
 

@@ -93,7 +93,7 @@ BACKEND = Backend(
         "total": "jnp.sum({0})",
         "mean": _reduce("jnp.mean"),
         "std": _reduce("jnp.std"),
-        "length": _reduce("jnp.linalg.norm", ".clip(1e-6)"),
+        "l2_norm": _reduce("jnp.linalg.norm", ".clip(1e-6)"),
         "count": _count,
         "full_like": _full_like,
         "summed": forms.summed,

@@ -67,10 +67,10 @@ def _reduce(method: str, options: str = "") -> Form:
     return form
 
 
-def _length(writer: Writer, node: Node) -> str:
+def _l2_norm(writer: Writer, node: Node) -> str:
     value = writer.write(node.args[0])
     if node.attrs[0] == "positions":
-        return forms.flat(node, forms.over_positions("length", "torch.sqrt", "torch.square")(writer, node))
+        return forms.flat(node, forms.over_positions("l2_norm", "torch.sqrt", "torch.square")(writer, node))
     return forms.flat(node, f"torch.linalg.vector_norm({value}, dim={_axis(node)}, keepdim=True).clamp(min=1e-6)")
 
 
@@ -139,7 +139,7 @@ BACKEND = Backend(
         "total": lambda writer, node: f"{writer.write(node.args[0], 9)}.sum()",
         "mean": _reduce("mean"),
         "std": _reduce("std", "correction=0"),
-        "length": _length,
+        "l2_norm": _l2_norm,
         "count": _count,
         "full_like": _full_like,
         "summed": forms.summed,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ruledsl.architectures import ActivationKind, Architecture, Layer, Shape
-from ruledsl.architectures.layers import (
+from ruledsl.architectures.components import (
     Activation,
     BatchNorm,
     Conv,

@@ -103,7 +103,7 @@ def _over_axis(scope: Scope, call: tree.Call, place: SourceLocation) -> Node | N
     if value.type.kind != "vector":
         scope.fail("E0312", call.args[0].span, found=value.type.in_words)
         return None
-    inner = "mean" if function == "center" else "length"
+    inner = "mean" if function == "center" else "l2_norm"
     reduced = scope.build(inner, (value,), call.args, place, (axis,))
     return reduced and scope.build("sub" if function == "center" else "div", (value, reduced), call.args, place)
 

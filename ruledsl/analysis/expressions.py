@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 
 from ruledsl.analysis import names
 from ruledsl.analysis.calls import call
-from ruledsl.analysis.guesses import guess
+from ruledsl.analysis.suggestions import guess
 from ruledsl.diagnostics import Diagnostics
 from ruledsl.ir import nodes
 from ruledsl.ir.constants import NoValue, Value, value_of
 from ruledsl.ir.nodes import Attribute, Node
 from ruledsl.ir.operations import make, typed
-from ruledsl.ir.rules_of_types import Mismatch
+from ruledsl.ir.type_rules import Mismatch
 from ruledsl.ir.types import PARAMETER, POST, Type, activity
 from ruledsl.language import tree
 from ruledsl.source import Source, SourceLocation, Span

@@ -8,7 +8,7 @@ from typing import Any
 
 from ruledsl.architectures import lenets, resnets
 from ruledsl.architectures.architecture import Architecture, Place
-from ruledsl.architectures.layers import ActivationKind, Layer, Norm, Shape
+from ruledsl.architectures.components import ActivationKind, Layer, Norm, Shape
 from ruledsl.errors import UserError, choose
 from ruledsl.options import checked_options
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ruledsl.architectures.layers import (
+from ruledsl.architectures.components import (
     ActivationKind,
     Conv,
     Dense,

@@ -7,7 +7,7 @@ average). Liao, Leibo & Poggio 2015, Table 1, whose caption gives the padding.
 
 from __future__ import annotations
 
-from ruledsl.architectures.layers import (
+from ruledsl.architectures.components import (
     ActivationKind,
     Conv,
     Dense,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ruledsl.architectures.layers import Conv, Dense, GlobalAveragePool, Layer, Norm, NormPlace, Pool, Residual
+from ruledsl.architectures.components import Conv, Dense, GlobalAveragePool, Layer, Norm, NormPlace, Pool, Residual
 
 WIDTHS = (64, 128, 256, 512)
 Block = Callable[[str, int, int, int, NormPlace], Residual]

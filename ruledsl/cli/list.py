@@ -45,7 +45,7 @@ def command(
 def _paper_table(name: str, as_lines: bool) -> None:
     from dataclasses import asdict
 
-    from ruledsl.experiments.tables import table as paper_table
+    from ruledsl.experiments.papers import table as paper_table
 
     found = paper_table(name)
     if as_lines:

@@ -13,10 +13,10 @@ import jinja2
 
 from ruledsl.diagnostics import Diagnostic, RuleError, report
 from ruledsl.emit.backend import Backend, backend
+from ruledsl.emit.common_subexpressions import shared_terms
 from ruledsl.emit.expressions import Unwritable, Writer, constant
-from ruledsl.emit.layout import statement
+from ruledsl.emit.line_breaking import statement
 from ruledsl.emit.naming import LAYER_ATTRIBUTES, Names
-from ruledsl.emit.sharing import shared_terms
 from ruledsl.emit.stored import Storage
 from ruledsl.ir.equations import Equation
 from ruledsl.ir.nodes import Node, reads

@@ -127,7 +127,7 @@ def units_axis(node: Node) -> str:
 
 
 def over_positions(function: str, sqrt: str, square: str) -> Form:
-    """mean, std and length over positions, which the linear map alone knows."""
+    """mean, std and L2 norm over positions, which the linear map alone knows."""
 
     def form(writer: Writer, node: Node) -> str:
         layer, value = writer.use("layer"), writer.write(node.args[0])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import ruledsl.ir.rules_of_types as rules
+from ruledsl.ir import type_rules as rules
 from ruledsl.ir.nodes import Attribute, Node, const, scalar
 from ruledsl.ir.types import PER_UNIT, POST, PRE, SCALAR, Type
 from ruledsl.locality import flow_rules as flows
@@ -172,7 +172,7 @@ def _std(node: Node, g: Node) -> Cotangents:
     return [make("where", make("gt", node, 0.0), slope, 0.0)]  # units that are silent together have no slope
 
 
-def _length(node: Node, g: Node) -> Cotangents:
+def _l2_norm(node: Node, g: Node) -> Cotangents:
     (a,) = node.args
     return [make("where", make("gt", node, SHORTEST), make("mul", g, make("div", a, node)), 0.0)]
 
@@ -228,7 +228,7 @@ _ROWS: tuple[Operation, ...] = (
     Operation("total", rules.everything, flows.pooled_everywhere, lambda node, g: [make("full_like", node.args[0], g)]),
     Operation("mean", rules.reduction, flows.pooled, derivative=_mean),
     Operation("std", rules.reduction, flows.pooled, derivative=_std),
-    Operation("length", rules.reduction, flows.pooled, derivative=_length),
+    Operation("l2_norm", rules.reduction, flows.pooled, derivative=_l2_norm),
     Operation("summed", rules.per_neuron, differentiable=False),
     Operation("count", rules.everything, flows.nothing),
     Operation("full_like", rules.like_first, flows.of_second, lambda node, g: [None, _reduced(g, SCALAR)]),

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from ruledsl.diagnostics import RuleError
 from ruledsl.language import tree
-from ruledsl.language.layout import STEP, WIDTH, lay_out
 from ruledsl.language.lexer import Comment
 from ruledsl.language.parser import Reading, read
 from ruledsl.language.tree import Definition
+from ruledsl.language.wrapping import STEP, WIDTH, lay_out
 from ruledsl.source import Source, Span
 
 Entry = tree.First | tree.Each | tree.Alternate

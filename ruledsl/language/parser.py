@@ -11,8 +11,8 @@ from typing import NamedTuple
 from ruledsl.diagnostics import Diagnostic, report
 from ruledsl.language.automaton import Automaton
 from ruledsl.language.builder import DEEPEST, Refused, too_deep
-from ruledsl.language.complaints import Brace, Situation, complaint, missing_brace
 from ruledsl.language.lexer import CONTEXTUAL, MOST_ERRORS, Comment, Token, read_words
+from ruledsl.language.syntax_errors import Brace, Situation, complaint, missing_brace
 from ruledsl.language.table import table
 from ruledsl.language.tree import File
 from ruledsl.source import Source, Span

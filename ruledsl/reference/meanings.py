@@ -40,7 +40,7 @@ def _over(function: Callable[..., Array]) -> Meaning:
     return meaning
 
 
-def _length(node: Node, layer: Any, value: Array) -> Array:
+def _l2_norm(node: Node, layer: Any, value: Array) -> Array:
     return np.maximum(np.sqrt(_over(np.sum)(node, layer, value * value)), SHORTEST)
 
 
@@ -136,7 +136,7 @@ MEANINGS: dict[str, Meaning] = {
     "total": _simple(np.sum),
     "mean": _over(np.mean),
     "std": _over(np.std),
-    "length": _length,
+    "l2_norm": _l2_norm,
     "count": _count,
     "full_like": _simple(lambda value, number: np.full_like(value, number)),
     "summed": lambda node, layer, v: layer.spread(layer.sum_to_units(v)) if node.type.target != OUT else v.sum(axis=0),

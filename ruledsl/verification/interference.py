@@ -20,9 +20,9 @@ from ruledsl.ir.types import OUT, POST, PRE, Type
 from ruledsl.locality.flow import Ledger
 from ruledsl.program import INIT, Program
 from ruledsl.verification.cases import random_values, reference_layer
+from ruledsl.verification.executor import Executor, Precision, Results, deviation, python_names, renamed
 from ruledsl.verification.geometries import Geometry
 from ruledsl.verification.observed import Mode, Observer
-from ruledsl.verification.witness import Precision, Results, Witness, deviation, python_names, renamed
 
 HOLD = "_hold"
 SAME_NORM = {"float32": 1e-4, "float64": 1e-9}
@@ -80,7 +80,7 @@ def trials(
     program: Program,
     equations: Equations,
     pairs: list[Pair],
-    witness: Witness,
+    executor: Executor,
     geometry: Geometry,
     precision: Precision = "float64",
     seed: int = 0,
@@ -94,11 +94,11 @@ def trials(
     for pair in pairs:
         if pair.phase not in undisturbed:
             tape.record(pair.phase)
-            undisturbed[pair.phase] = witness(tape.program, pair.phase, geometry, renamed(values, named), precision)
+            undisturbed[pair.phase] = executor(tape.program, pair.phase, geometry, renamed(values, named), precision)
         name = "delta_k" if pair.source == "delta[k]" else pair.source
         other = {**values, name: pair.mode.other(values[name], np.random.default_rng(seed + 1))}
         tape.replay(pair.phase, held_places(equations, pair))
-        after = witness(tape.program, pair.phase, geometry, renamed(other, named), precision)
+        after = executor(tape.program, pair.phase, geometry, renamed(other, named), precision)
         for output in pair.outputs:
             before = undisturbed[pair.phase][output]
             same = np.array_equal(before, after[output], equal_nan=True)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 from ruledsl.verification.cases import reference_layer
+from ruledsl.verification.executor import Precision, compare
 from ruledsl.verification.geometries import GEOMETRIES, Geometry
 from ruledsl.verification.observed import Observer
 from ruledsl.verification.precision import claims
 from ruledsl.verification.programs import parsed
-from ruledsl.verification.witness import Precision, compare
 
 CHUNK = 25
 FORGETTING = 200  # rules after which JAX gives back the memory of what it has compiled
@@ -30,12 +30,12 @@ def differences(
     precisions: Sequence[Precision] = ("float32", "float64"),
 ) -> list[str]:
     """Where the code that a backend makes of the rule of a seed differs from the reference, on one of the layers."""
-    from ruledsl.verification.verify import witnesses
+    from ruledsl.verification.verify import executor_of
 
     rule = parsed(seed)
-    program, (witness, _) = rule.compile(backend), witnesses(backend)
+    program, (executor, _) = rule.compile(backend), executor_of(backend)
     geometry = geometries[seed % len(geometries)]
-    found = [d for precision in precisions for d in compare(program, rule.lowered, witness, geometry, precision, seed)]
+    found = [d for precision in precisions for d in compare(program, rule.lowered, executor, geometry, precision, seed)]
     return [f"seed {seed}, {backend}: {deviation}" for deviation in found if not deviation.within]
 
 

@@ -14,10 +14,10 @@ from ruledsl.errors import UserError
 from ruledsl.program import INIT, Program
 from ruledsl.rule import Rule
 from ruledsl.verification.cases import random_values, reference_layer
+from ruledsl.verification.executor import Executor, Precision, compare, python_names, renamed
 from ruledsl.verification.geometries import GEOMETRIES, Geometry
 from ruledsl.verification.interference import Pair, Tape, held_places, promises, trials
 from ruledsl.verification.observed import Mode, Observer
-from ruledsl.verification.witness import Precision, Witness, compare, python_names, renamed
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "float64")
 FEW = tuple(g for g in GEOMETRIES if g.name in ("dense", "conv3x3", "everything"))
@@ -45,21 +45,21 @@ class Row:
 
 def verify(rule: Rule, backend: str) -> Iterator[Row]:
     """The rows of one backend, one after the other. Raises RuleError, or UserError where the backend is not there."""
-    witness, dependent = witnesses(backend)
+    executor, dependent = executor_of(backend)
     program = rule.compile(backend)
-    yield from verify_program(rule, program, witness, dependent)
+    yield from verify_program(rule, program, executor, dependent)
 
 
-def verify_program(rule: Rule, program: Program, witness: Witness, dependent: Dependent | None) -> Iterator[Row]:
+def verify_program(rule: Rule, program: Program, executor: Executor, dependent: Dependent | None) -> Iterator[Row]:
     """The same for a program that may have been changed since it was compiled."""
-    yield from _equality(rule, program, witness)
+    yield from _equality(rule, program, executor)
     pairs = promises(rule.equations, rule.ledger, FEW[0], program) if rule.kind != "optimizer" else []
-    yield from _interference(rule, program, witness, pairs)
+    yield from _interference(rule, program, executor, pairs)
     if dependent is not None:
         yield _independence(
-            rule, program, witness, dependent, [pair for pair in pairs if pair.mode in (Mode(), _REVERSE)]
+            rule, program, executor, dependent, [pair for pair in pairs if pair.mode in (Mode(), _REVERSE)]
         )
-    yield _determinism(rule, program, witness)
+    yield _determinism(rule, program, executor)
 
 
 def several_steps(rule: Rule) -> Row:
@@ -80,16 +80,16 @@ def several_steps(rule: Rule) -> Row:
 _REVERSE = Mode(reverse=True)
 
 
-def _equality(rule: Rule, program: Program, witness: Witness) -> Iterator[Row]:
+def _equality(rule: Rule, program: Program, executor: Executor) -> Iterator[Row]:
     for precision in PRECISIONS:
         row = Row(program.backend, f"equals the reference in {precision}")
         for geometry in GEOMETRIES:
-            for d in compare(program, rule.lowered, witness, geometry, precision):
+            for d in compare(program, rule.lowered, executor, geometry, precision):
                 row.saw(d.amount, d.allowed, f"{d.output} in {d.phase} ({d.geometry})")
         yield row
 
 
-def _interference(rule: Rule, program: Program, witness: Witness, pairs: Sequence[Pair]) -> Iterator[Row]:
+def _interference(rule: Rule, program: Program, executor: Executor, pairs: Sequence[Pair]) -> Iterator[Row]:
     kinds: dict[str, Callable[[Mode], bool]] = {
         "what the ledger denies changes no bit": lambda mode: mode in (Mode(), _REVERSE),
         "of a map only its signs matter": lambda mode: mode.signs and not mode.norm,
@@ -100,13 +100,13 @@ def _interference(rule: Rule, program: Program, witness: Witness, pairs: Sequenc
         mine = [pair for pair in pairs if chosen(pair.mode)]
         for geometry in FEW if mine else ():
             for seed in range(DRAWS):
-                for trial in trials(program, rule.equations, mine, witness, geometry, seed=seed):
+                for trial in trials(program, rule.equations, mine, executor, geometry, seed=seed):
                     words = f"{trial.pair.source} -> {trial.output} in {trial.pair.phase} ({trial.geometry})"
                     row.saw(trial.amount, trial.allowed, words)
         yield row
 
 
-def _independence(rule: Rule, program: Program, witness: Witness, dependent: Dependent, pairs: Sequence[Pair]) -> Row:
+def _independence(rule: Rule, program: Program, executor: Executor, dependent: Dependent, pairs: Sequence[Pair]) -> Row:
     row = Row(program.backend, "what the ledger denies is not in the jaxpr")
     named = python_names(program, rule.equations)
     for geometry in FEW:
@@ -115,7 +115,7 @@ def _independence(rule: Rule, program: Program, witness: Witness, dependent: Dep
         for pair in pairs:
             tape.record(pair.phase)
             called = renamed(values, named)
-            witness(tape.program, pair.phase, geometry, called, "float64")
+            executor(tape.program, pair.phase, geometry, called, "float64")
             name = "delta_k" if pair.source == "delta[k]" else named.get(pair.source, pair.source)
             tape.replay(pair.phase, held_places(rule.equations, pair))
             found = dependent(tape.program, pair.phase, geometry, called, "float64", name)
@@ -126,7 +126,7 @@ def _independence(rule: Rule, program: Program, witness: Witness, dependent: Dep
     return row
 
 
-def _determinism(rule: Rule, program: Program, witness: Witness) -> Row:
+def _determinism(rule: Rule, program: Program, executor: Executor) -> Row:
     row = Row(program.backend, "the same twice: source text and results")
     again = rule.compile(program.backend).source == rule.compile(program.backend).source
     row.saw(0.0 if again else float("inf"), 0.0, "the emitted source")
@@ -134,18 +134,18 @@ def _determinism(rule: Rule, program: Program, witness: Witness) -> Row:
         values = random_values(rule.equations, reference_layer(geometry), np.random.default_rng(1))
         values = renamed(values, python_names(program, rule.equations))
         for phase in dict.fromkeys(f.phase for f in program.functions if f.phase != INIT):
-            first, second = (witness(program, phase, geometry, values, "float32") for _ in range(2))
+            first, second = (executor(program, phase, geometry, values, "float32") for _ in range(2))
             for output, value in first.items():
                 same = np.array_equal(value, second[output], equal_nan=True)
                 row.saw(0.0 if same else float("inf"), 0.0, f"{output} in {phase} ({geometry})")
     return row
 
 
-def witnesses(backend: str) -> tuple[Witness, Dependent | None]:
-    """The witness of a backend, from the module `witness` of its package. Raises UserError where it can't be had."""
+def executor_of(backend: str) -> tuple[Executor, Dependent | None]:
+    """The executor of a backend, from the module `executor` of its package. Raises UserError where it can't be had."""
     package = backends()[backend].partition(":")[0].partition(".")[0]
     try:
-        module = importlib.import_module(f"{package}.witness")
+        module = importlib.import_module(f"{package}.executor")
     except ImportError as error:
         raise UserError(f"the backend {backend} cannot be run here: {error}") from None
-    return module.witness, getattr(module, "dependent", None)
+    return module.executor, getattr(module, "dependent", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ruledsl import architectures
-from ruledsl.architectures.layers import Conv, Pool, same_padding
+from ruledsl.architectures.components import Conv, Pool, same_padding
 from ruledsl.errors import UserError
 
 # Counted by hand from the papers' tables: weights and biases, layer by layer.

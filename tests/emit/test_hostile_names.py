@@ -10,8 +10,8 @@ import torch
 
 import ruledsl
 from ruledsl.diagnostics import RuleError
+from ruledsl.verification.executor import compare
 from ruledsl.verification.geometries import DENSE
-from ruledsl.verification.witness import compare
 
 BACKENDS = ("torch", "jax")
 
@@ -54,8 +54,8 @@ MAP = """
 def assert_equal_to_the_reference(text: str, backend: str) -> None:
     rule = ruledsl.parse(text)
     program = rule.compile(backend)
-    witness = import_module(f"ruledsl_{backend}.witness").witness
-    for deviation in compare(program, rule.lowered, witness, DENSE[0], "float64"):
+    executor = import_module(f"ruledsl_{backend}.executor").executor
+    for deviation in compare(program, rule.lowered, executor, DENSE[0], "float64"):
         assert deviation.within, (deviation, program.source)
 
 

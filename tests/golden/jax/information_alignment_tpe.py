@@ -59,12 +59,12 @@ def grad_B_align(layer, W, B, b, x, batch_size, alpha=1032.7692877, beta=7.999, 
     f_contrasted = f_centered - jnp.mean(f_centered, axis=-1, keepdims=True)
     h_linear = layer.apply(B, x, b)
     h_contrasted = h_linear - jnp.mean(h_linear, axis=-1, keepdims=True)
-    length = jnp.linalg.norm(h_contrasted, axis=-1, keepdims=True).clip(1e-6)
-    ratio = f_contrasted / length
-    ratio_2 = h_contrasted / length
+    l2_norm = jnp.linalg.norm(h_contrasted, axis=-1, keepdims=True).clip(1e-6)
+    ratio = f_contrasted / l2_norm
+    ratio_2 = h_contrasted / l2_norm
     difference = (
         jnp.where(
-            length > 1e-06,
+            l2_norm > 1e-06,
             (
                 alpha
                 * projected.shape[-1]

@@ -56,13 +56,13 @@ def grad_B_align(layer, W, B, b, x, batch_size, alpha=31.286384639999998, beta=2
     x_centered = x - jnp.mean(x, axis=0, keepdims=True)
     h_linear = layer.apply(B, x_centered)
     h_rectified = jax.nn.relu(h_linear)
-    length = jnp.linalg.norm(h_rectified, axis=-1, keepdims=True).clip(1e-6)
+    l2_norm = jnp.linalg.norm(h_rectified, axis=-1, keepdims=True).clip(1e-6)
     projected = layer.apply(W, x)
     f_rectified = jax.nn.relu(projected + layer.spread(b))
     f_centered = f_rectified - jnp.mean(f_rectified, axis=0, keepdims=True)
     f_contrasted = f_centered - jnp.mean(f_centered, axis=-1, keepdims=True)
-    ratio = f_contrasted / length
-    ratio_2 = h_rectified / length
+    ratio = f_contrasted / l2_norm
+    ratio_2 = h_rectified / l2_norm
     return (
         2 * beta * B
         + layer.outer(
@@ -70,7 +70,7 @@ def grad_B_align(layer, W, B, b, x, batch_size, alpha=31.286384639999998, beta=2
                 h_linear > 0,
                 (
                     jnp.where(
-                        length > 1e-06,
+                        l2_norm > 1e-06,
                         (
                             alpha
                             * projected.shape[-1]

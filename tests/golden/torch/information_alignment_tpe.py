@@ -58,12 +58,12 @@ def grad_B_align(layer, W, B, b, x, batch_size, alpha=1032.7692877, beta=7.999, 
     f_contrasted = f_centered - f_centered.mean(1, keepdim=True)
     h_linear = layer.apply(B, x, b)
     h_contrasted = h_linear - h_linear.mean(1, keepdim=True)
-    length = torch.linalg.vector_norm(h_contrasted, dim=1, keepdim=True).clamp(min=1e-6)
-    ratio = f_contrasted / length
-    ratio_2 = h_contrasted / length
+    l2_norm = torch.linalg.vector_norm(h_contrasted, dim=1, keepdim=True).clamp(min=1e-6)
+    ratio = f_contrasted / l2_norm
+    ratio_2 = h_contrasted / l2_norm
     difference = (
         torch.where(
-            length > 1e-06,
+            l2_norm > 1e-06,
             alpha * projected.shape[1] / batch_size * ((ratio * ratio_2).mean(1, keepdim=True) * ratio_2),
             0,
         )

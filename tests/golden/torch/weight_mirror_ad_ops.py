@@ -55,13 +55,13 @@ def grad_B_align(layer, W, B, b, x, batch_size, alpha=31.286384639999998, beta=2
     x_centered = x - x.mean(0, keepdim=True)
     h_linear = layer.apply(B, x_centered)
     h_rectified = torch.relu(h_linear)
-    length = torch.linalg.vector_norm(h_rectified, dim=1, keepdim=True).clamp(min=1e-6)
+    l2_norm = torch.linalg.vector_norm(h_rectified, dim=1, keepdim=True).clamp(min=1e-6)
     projected = layer.apply(W, x)
     f_rectified = torch.relu(projected + layer.spread(b))
     f_centered = f_rectified - f_rectified.mean(0, keepdim=True)
     f_contrasted = f_centered - f_centered.mean(1, keepdim=True)
-    ratio = f_contrasted / length
-    ratio_2 = h_rectified / length
+    ratio = f_contrasted / l2_norm
+    ratio_2 = h_rectified / l2_norm
     return (
         2 * beta * B
         + layer.outer(
@@ -69,7 +69,7 @@ def grad_B_align(layer, W, B, b, x, batch_size, alpha=31.286384639999998, beta=2
                 h_linear > 0,
                 (
                     torch.where(
-                        length > 1e-06,
+                        l2_norm > 1e-06,
                         (
                             alpha
                             * projected.shape[1]

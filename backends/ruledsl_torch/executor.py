@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from ruledsl.program import Program
+from ruledsl.verification.executor import Precision, Results, collect
 from ruledsl.verification.geometries import DenseGeometry, Geometry
-from ruledsl.verification.witness import Precision, Results, collect
 from ruledsl_torch.linear import Conv2d, Dense
 
 
-def witness(
+def executor(
     program: Program, phase: str, geometry: Geometry, values: Mapping[str, Any], precision: Precision
 ) -> Results:
-    """See `ruledsl.verification.witness.Witness`. PyTorch's layout is the reference's."""
+    """See `ruledsl.verification.executor.Executor`. PyTorch's layout is the reference's."""
     dtype = torch.float32 if precision == "float32" else torch.float64
     make = Dense if isinstance(geometry, DenseGeometry) else Conv2d
     arguments = {name: _tensor(value, dtype) for name, value in values.items()}

@@ -11,23 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from ruledsl.program import Program
+from ruledsl.verification.executor import Precision, Results, collect
 from ruledsl.verification.geometries import DenseGeometry, Geometry
-from ruledsl.verification.witness import Precision, Results, collect
 from ruledsl_jax import layouts
 from ruledsl_jax.linear import Conv2d, Dense
 
 _ACTIVITY = ("x", "u", "delta")
 
 
-def witness(
+def executor(
     program: Program, phase: str, geometry: Geometry, values: Mapping[str, Any], precision: Precision
 ) -> Results:
-    """See `ruledsl.verification.witness.Witness`.
+    """See `ruledsl.verification.executor.Executor`.
 
     Operation by operation, not under `jax.jit`: XLA's fusion changes the rounding of badly conditioned rules a
     hundredfold, which says nothing of the emitted code.
     """
-    return _witnessed(program, phase, geometry, values, precision, lambda arguments: collect(program, phase, arguments))
+    return _executed(program, phase, geometry, values, precision, lambda arguments: collect(program, phase, arguments))
 
 
 def jitted(
@@ -41,10 +41,10 @@ def jitted(
         found: Results = jax.jit(lambda given: collect(program, phase, {**rest, **given}))(arrays)
         return found
 
-    return _witnessed(program, phase, geometry, values, precision, compute)
+    return _executed(program, phase, geometry, values, precision, compute)
 
 
-def _witnessed(
+def _executed(
     program: Program,
     phase: str,
     geometry: Geometry,

@@ -7,7 +7,7 @@ import pytest
 import ruledsl
 from ruledsl import architectures
 from ruledsl.cli.main import main
-from ruledsl.experiments.tables import TABLES
+from ruledsl.experiments.papers import TABLES
 
 
 @pytest.mark.parametrize("name", TABLES)

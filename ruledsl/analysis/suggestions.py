@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ruledsl.analysis import names
 from ruledsl.ir.nodes import Node
-from ruledsl.ir.rules_of_types import Mismatch
+from ruledsl.ir.type_rules import Mismatch
 from ruledsl.language import tree
 from ruledsl.language.printer import print_expression
 

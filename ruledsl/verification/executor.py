@@ -1,4 +1,4 @@
-"""What a witness is: something that computes a phase of a rule in one layer, and how two of them are compared."""
+"""What an executor is: something that computes a phase of a rule in one layer, and how two of them are compared."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Precision = Literal["float32", "float64"]
 Results = dict[str, Any]
 """`send`, `grad W by task`, `next B`: arrays in the reference's layout."""
 
-Witness = Callable[[Program, str, Geometry, Mapping[str, Any], Precision], Results]
-"""`witness(program, phase, geometry, values, precision)`: the functions of one phase, called as a runtime calls them.
+Executor = Callable[[Program, str, Geometry, Mapping[str, Any], Precision], Results]
+"""`executor(program, phase, geometry, values, precision)`: the functions of one phase, called as a runtime calls them.
 
 `values` are those of `ruledsl.verification.cases.random_values`, in the reference's layout; so are the results.
 """
 
 
 TOLERANCE: Mapping[Precision, float] = {"float32": 1e-5, "float64": 1e-10}
-"""How far two witnesses may be apart, relative to the largest entry."""
+"""How far two executors may be apart, relative to the largest entry."""
 
 _FINER = float(np.finfo(np.float64).eps / np.finfo(np.float32).eps)
 _MARGIN, _STEP = 16.0, 1e-2
@@ -82,7 +82,7 @@ class Deviation:
 def compare(
     program: Program,
     lowered: Equations,
-    witness: Witness,
+    executor: Executor,
     geometry: Geometry,
     precision: Precision,
     seed: int = 0,
@@ -99,7 +99,7 @@ def compare(
         expected = reference_results(lowered, phase, geometry, values)
         coarse = reference_results(lowered, phase, geometry, values, np.float32)
         shaken = reference_results(lowered, phase, geometry, _shaken(values, seed), np.float64)
-        results = witness(program, phase, geometry, renamed(values, named), precision)
+        results = executor(program, phase, geometry, renamed(values, named), precision)
         expected, coarse, shaken = (_outputs(r, named) for r in (expected, coarse, shaken))
         for output in sorted(expected.keys() | results.keys()):
             missing = output not in expected or output not in results
