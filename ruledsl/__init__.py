@@ -10,6 +10,6 @@ from ruledsl.errors import UserError
 from ruledsl.library import load, names, parse
 from ruledsl.program import Program
 from ruledsl.rule import Rule
+from ruledsl.version import __version__
 
-__version__ = "0.1.0"
 __all__ = ["Diagnostic", "Program", "Rule", "RuleError", "UserError", "__version__", "load", "names", "parse"]

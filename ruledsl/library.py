@@ -23,10 +23,9 @@ LARGEST_FILE = 4_000_000  # bytes; the parser has a limit of its own, in charact
 
 def folder() -> Path:
     """The folder of the standard library's `.rule` files."""
-    import ruledsl
-
-    inside = Path(ruledsl.__file__).parent / "rules"
-    return inside if inside.is_dir() else Path(ruledsl.__file__).parent.parent / "rules"
+    package = Path(__file__).parent
+    inside = package / "rules"
+    return inside if inside.is_dir() else package.parent / "rules"
 
 
 @lru_cache

@@ -9,9 +9,13 @@ from functools import cached_property
 from types import ModuleType
 from typing import Literal
 
+from ruledsl.ir.phases import AFTER_STEP as AFTER_STEP
+from ruledsl.ir.phases import INIT as INIT
+from ruledsl.ir.phases import TASK as TASK
+from ruledsl.ir.phases import Schedule as Schedule
+
 Role = Literal["send", "grad", "assign", "init", "draw", "drive", "term"]
 Scalar = float | bool
-TASK, AFTER_STEP, INIT = "task", "after step", "init"
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,6 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """`first`: phases run alone for so many epochs; `each`: phases of every later step; `alternate`: one in turn."""
-
-    first: tuple[tuple[float, tuple[str, ...]], ...] = ()
-    each: tuple[str, ...] = (TASK,)
-    alternate: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Program:
     """A rule compiled for one backend. `source` is text that needs no ruledsl to run; `module` is that text, live."""
 
@@ -78,7 +73,7 @@ class Program:
     tensors: tuple[Tensor, ...]
     parameters: Mapping[str, float]
     optimizers: Mapping[str, tuple[str, Mapping[str, Scalar]]] = field(default_factory=dict)
-    schedule: Schedule = Schedule()
+    schedule: Schedule = field(default_factory=Schedule)
 
     @cached_property
     def module(self) -> ModuleType:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ruledsl.analysis import names
-from ruledsl.ir.nodes import Node
+from ruledsl.analysis.scope import Scope
+from ruledsl.ir.nodes import Attribute, Node
 from ruledsl.ir.types import AXES
 from ruledsl.language import tree
 from ruledsl.language.printer import print_expression
 from ruledsl.source import SourceLocation
 
-if TYPE_CHECKING:
-    from ruledsl.analysis.expressions import Scope
+Expression = Callable[[Scope, tree.Expr], Node | None]
+"""Types an argument: `ruledsl.analysis.expressions.expression`."""
 
 
-def call(scope: Scope, call: tree.Call, place: SourceLocation) -> Node | None:
+def call(scope: Scope, call: tree.Call, place: SourceLocation, expression: Expression) -> Node | None:
     """The typed node of a function and its arguments, or None after reporting what is wrong."""
     function = call.function.id
     if function in names.ELEMENTWISE or function in names.REDUCING or function in ("phi", "full_like"):
@@ -24,20 +25,35 @@ def call(scope: Scope, call: tree.Call, place: SourceLocation) -> Node | None:
         if not keywords(scope, call, ()) or not _arity(scope, call, count):
             return None
         if function == "clip":
-            return _clip(scope, call, place)
-        return scope.operation(function, call, call.args, place)
+            return _clip(scope, call, place, expression)
+        return _operation(scope, function, call, place, expression)
     if function == "outer":
-        return _outer(scope, call, place)
+        return _outer(scope, call, place, expression)
     if function in names.OVER_AXIS:
-        return _over_axis(scope, call, place)
+        return _over_axis(scope, call, place, expression)
     if function == "sum":
-        return _sum(scope, call, place)
+        return _sum(scope, call, place, expression)
     if function in names.DISTRIBUTIONS:
         scope.fail("E0217", call.span, "give it a name first: `fresh n : ... ~ normal(0, 1)`", name=function)
     else:
         help = names.suggestion(function, names.FUNCTIONS)
         scope.fail("E0204", call.function.span, help, name=function)
     return None
+
+
+def _operation(
+    scope: Scope,
+    op: str,
+    call: tree.Call,
+    place: SourceLocation,
+    expression: Expression,
+    attrs: tuple[Attribute, ...] = (),
+) -> Node | None:
+    """The operation on the arguments of the call."""
+    args = [expression(scope, arg) for arg in call.args]
+    if any(arg is None for arg in args):
+        return None
+    return scope.build(op, tuple(arg for arg in args if arg is not None), call.args, place, attrs)
 
 
 def _arity(scope: Scope, call: tree.Call, count: int) -> bool:
@@ -59,15 +75,15 @@ def keywords(scope: Scope, call: tree.Call, allowed: tuple[str, ...]) -> bool:
     return True
 
 
-def _clip(scope: Scope, call: tree.Call, place: SourceLocation) -> Node | None:
-    value, low, high = (scope.expression(arg) for arg in call.args)
+def _clip(scope: Scope, call: tree.Call, place: SourceLocation, expression: Expression) -> Node | None:
+    value, low, high = (expression(scope, arg) for arg in call.args)
     if value is None or low is None or high is None:
         return None
     above = scope.build("max", (value, low), call.args[:2], place)
     return above and scope.build("min", (above, high), (call.args[0], call.args[2]), place)
 
 
-def _outer(scope: Scope, call: tree.Call, place: SourceLocation) -> Node | None:
+def _outer(scope: Scope, call: tree.Call, place: SourceLocation, expression: Expression) -> Node | None:
     if not keywords(scope, call, ("mean",)) or not _arity(scope, call, 2):
         return None
     mean: str | None = None
@@ -78,17 +94,17 @@ def _outer(scope: Scope, call: tree.Call, place: SourceLocation) -> Node | None:
             scope.fail("E0320", word.span, help, word=print_expression(word))
             return None
         mean = word.id
-    return scope.operation("outer", call, call.args, place, (mean,))
+    return _operation(scope, "outer", call, place, expression, (mean,))
 
 
-def _over_axis(scope: Scope, call: tree.Call, place: SourceLocation) -> Node | None:
+def _over_axis(scope: Scope, call: tree.Call, place: SourceLocation, expression: Expression) -> Node | None:
     function = call.function.id
     if not keywords(scope, call, ()):
         return None
     if len(call.args) not in (1, 2):
         _arity(scope, call, 2)
         return None
-    value, axis = scope.expression(call.args[0]), None
+    value, axis = expression(scope, call.args[0]), None
     if len(call.args) == 2:
         word = call.args[1]
         if not isinstance(word, tree.Name) or word.id not in AXES:
@@ -108,7 +124,7 @@ def _over_axis(scope: Scope, call: tree.Call, place: SourceLocation) -> Node | N
     return reduced and scope.build("sub" if function == "center" else "div", (value, reduced), call.args, place)
 
 
-def _sum(scope: Scope, call: tree.Call, place: SourceLocation) -> Node | None:
+def _sum(scope: Scope, call: tree.Call, place: SourceLocation, expression: Expression) -> Node | None:
     if not keywords(scope, call, ()) or not _arity(scope, call, 2):
         return None
     index = call.args[0]
@@ -120,5 +136,5 @@ def _sum(scope: Scope, call: tree.Call, place: SourceLocation) -> Node | None:
     if scope.index is not None:
         scope.fail("E0216", call.span, "add two sums instead", item="sum", where="another `sum`")
         return None
-    node = replace(scope, index=index.id).expression(call.args[1])
+    node = expression(replace(scope, index=index.id), call.args[1])
     return node and scope.build("sum_k", (node,), (call.args[1],), place, (index.id,))

@@ -12,8 +12,8 @@ from ruledsl.analysis.resolve import Flat, check_new_name
 from ruledsl.analysis.statements import Statements
 from ruledsl.analysis.typed import TypedPhase, TypedRule
 from ruledsl.diagnostics import Diagnostics
+from ruledsl.ir.phases import INIT, TASK
 from ruledsl.language import tree
-from ruledsl.program import INIT, TASK
 from ruledsl.source import SourceLocation
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ruledsl.analysis.expressions import Lazy, Scope
+from ruledsl.analysis.expressions import expression
 from ruledsl.analysis.resolve import Flat, Located
+from ruledsl.analysis.scope import Lazy, Scope
 from ruledsl.analysis.typed import TypedRule
 from ruledsl.diagnostics import Diagnostics
 from ruledsl.ir import nodes
@@ -32,7 +33,7 @@ class Checker:
         self.diagnostics.add(code, span, help=help, text=text, **values)
 
     def _constant(self, expr: tree.Expr, text: Source) -> float | bool | None:
-        node = self.scope.at(text).expression(expr)
+        node = expression(self.scope.at(text), expr)
         if node is None:
             return None
         value = self.scope.static_value(node)

@@ -11,8 +11,8 @@ from ruledsl.analysis.checker import Values, listed
 from ruledsl.analysis.declarations import Declarations
 from ruledsl.analysis.resolve import Flat, check_new_name
 from ruledsl.analysis.typed import Interval, TypedRule
+from ruledsl.ir.phases import AFTER_STEP
 from ruledsl.language import tree
-from ruledsl.program import AFTER_STEP
 from ruledsl.source import Source, SourceLocation
 
 

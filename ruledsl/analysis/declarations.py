@@ -7,6 +7,7 @@ import math
 from ruledsl.analysis import names
 from ruledsl.analysis.checker import Checker, fits, listed, spelled, transposed_help
 from ruledsl.analysis.distributions import distribution
+from ruledsl.analysis.expressions import expression
 from ruledsl.analysis.resolve import Located
 from ruledsl.analysis.typed import Declared, Interval, Parameter
 from ruledsl.ir.types import OUT, PARAMETER, POST, PRE, SCALAR, Space, Type, map_between, per_unit, synapses_exist
@@ -138,7 +139,7 @@ class Declarations(Checker):
         if item.random:
             initial = distribution(scope, item.initial, type)
         else:
-            initial = scope.expression(item.initial)
+            initial = expression(scope, item.initial)
             if initial is not None and not fits(initial.type, type):
                 values = {"what": f"`{name}`", "wanted": type.in_words, "found": initial.type.in_words}
                 self._add("E0319", item.initial.span, text, transposed_help(initial.type, type, item.initial), **values)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from ruledsl.analysis import names
 from ruledsl.analysis.calls import keywords
+from ruledsl.analysis.expressions import expression
+from ruledsl.analysis.scope import Scope
 from ruledsl.ir.constants import Value
 from ruledsl.ir.nodes import Node
 from ruledsl.ir.types import SCALAR, Type
 from ruledsl.language import tree
 from ruledsl.source import SourceLocation, Span
-
-if TYPE_CHECKING:
-    from ruledsl.analysis.expressions import Scope
 
 
 def distribution(scope: Scope, expr: tree.Expr, type: Type) -> Node | None:
@@ -43,7 +41,7 @@ def distribution(scope: Scope, expr: tree.Expr, type: Type) -> Node | None:
         return None
     args: list[Node] = []
     for name in wanted:
-        node = scope.expression(given[name])
+        node = expression(scope, given[name])
         if node is None:
             return None
         if node.type != SCALAR:

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from ruledsl.analysis import names
 from ruledsl.analysis.checker import Checker, lets_of
 from ruledsl.analysis.distributions import distribution
-from ruledsl.analysis.expressions import Scope
+from ruledsl.analysis.expressions import expression, named
 from ruledsl.analysis.resolve import Located, check_new_name
+from ruledsl.analysis.scope import Scope
 from ruledsl.analysis.typed import TypedPhase, Update
 from ruledsl.ir.nodes import Node
+from ruledsl.ir.phases import AFTER_STEP, TASK
 from ruledsl.ir.types import PARAMETER, PRE, SCALAR, Type, activity
 from ruledsl.language import tree
-from ruledsl.program import AFTER_STEP, TASK
 from ruledsl.source import Source, SourceLocation
 
 
@@ -103,7 +104,7 @@ class Statements(Checker):
             help = "write `feedback send = ...`"
             self._add("E0201", item.slot.span, scope.text, help, name=item.slot.id)
             return
-        node = self._expect(scope.expression(item.value), activity(PRE), "what a layer sends", item.value, scope.text)
+        node = self._expect(expression(scope, item.value), activity(PRE), "what a layer sends", item.value, scope.text)
         if node is not None:
             self._available(node, "in the task phase", names.SIGNALS)
             phase.sends.append((condition, node))
@@ -162,7 +163,7 @@ class Statements(Checker):
 
     def _grad(self, item: tree.Grad, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:
         type = self._target(item.target, scope.text, ("weight",))
-        value = scope.expression(item.value)
+        value = expression(scope, item.value)
         if type is None:
             return
         value = self._stored(value, type, f"the pseudo-gradient of `{item.target.id}`", item.value, scope.text)
@@ -173,7 +174,7 @@ class Statements(Checker):
 
     def _assign(self, item: tree.Assign, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:
         type = self._target(item.target, scope.text, ("weight", "state"))
-        value = scope.expression(item.value)
+        value = expression(scope, item.value)
         if type is None:
             return
         value = self._stored(value, type, f"the new `{item.target.id}`", item.value, scope.text)
@@ -190,7 +191,7 @@ class Statements(Checker):
         return by.id
 
     def _minimize(self, item: tree.Minimize, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:
-        energy = scope.expression(item.energy)
+        energy = expression(scope, item.energy)
         targets: list[str] = []
         for over in item.over:
             found = next((i.kind for i, _ in self.flat.of(tree.Declaration) if i.name.id == over.id), "weight")  # type: ignore[union-attr]
@@ -215,7 +216,7 @@ class Statements(Checker):
         self._update(Update("minimize", tuple(targets), energy, optimizer, condition, place, places), phase)
 
     def _when(self, item: tree.When, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:
-        own = scope.expression(item.condition)
+        own = expression(scope, item.condition)
         located = [Located(inner, scope.text) for inner in item.body]
         self._new_names(located)
         inner = scope.inner(lets_of(located))
@@ -258,7 +259,7 @@ class Statements(Checker):
         """In the order of the text, so that none waits for many others; those that nothing reads have mistakes too."""
         for item, text in items:
             if isinstance(item, tree.Let | tree.Primitive):
-                node = scope.named(item.name.id)
+                node = named(scope, item.name.id)
                 if isinstance(item, tree.Primitive) and node is not None and node.type != SCALAR:
                     help = "`dot`, `sq` or `norm` make a scalar"
                     self._add("E0401", item.value.span, text, help, found=node.type.in_words)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from ruledsl.analysis.typed import TypedRule
 from ruledsl.diagnostics import Diagnostics
+from ruledsl.ir.phases import TASK
 from ruledsl.language import tree
-from ruledsl.program import TASK
 
 
 def report_unused(rule: TypedRule, diagnostics: Diagnostics) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -13,14 +13,10 @@ from ruledsl.analysis.names import suggestion
 from ruledsl.errors import UserError
 
 if TYPE_CHECKING:
-    from ruledsl.emit.expressions import Writer
-    from ruledsl.ir.nodes import Node
+    from ruledsl.emit.expressions import Form
 
 GROUP = "ruledsl.backends"
 BUNDLED = {"torch": "ruledsl_torch", "jax": "ruledsl_jax"}
-
-Form = str | Callable[["Writer", "Node"], str]
-"""How an operation is written: a template with `{0}`, `{1}` for its arguments, or a function of writer and node."""
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from ruledsl.ir.nodes import Node, reads
 from ruledsl.ir.printer import show
 from ruledsl.program import AFTER_STEP, INIT, TASK, Function, Program, Role, Tensor
 from ruledsl.source import Span
+from ruledsl.version import __version__
 
 if TYPE_CHECKING:
-    from ruledsl.rule import Rule
+    from ruledsl.emit.checked_rule import CheckedRule as Rule
 
 WIDTH = 100
 LONGEST_FORMULA = 240
@@ -258,8 +259,6 @@ class _Emission:
 
     def _header(self) -> list[str]:
         """Title, source, digest and version. What the author wrote is shown as text that cannot end the docstring."""
-        from ruledsl import __version__
-
         rule = self.rule
         digest = hashlib.sha256(rule.text.encode()).hexdigest()[:16]
         title = f"{rule.title} ({rule.name})" if rule.title else rule.name

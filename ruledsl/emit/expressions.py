@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from ruledsl.emit.naming import Names
 from ruledsl.ir.nodes import Node, walk
 from ruledsl.ir.types import OUT, PER_UNIT, POST
 
-if TYPE_CHECKING:
-    from ruledsl.emit.backend import Backend
+Form = str | Callable[["Writer", Node], str]
+"""How an operation is written: a template with `{0}`, `{1}` for its arguments, or a function of writer and node."""
 
 ATOM, POWER, UNARY, PRODUCT, SUM, COMPARISON, CHOICE = 9, 8, 7, 6, 5, 4, 0
 _INFIX: Mapping[str, tuple[str, int]] = {
@@ -52,10 +52,19 @@ class Unwritable(Exception):
         super().__init__(node.op)
 
 
+class Forms(Protocol):
+    """How a backend writes each operation and each distribution (`ruledsl.emit.backend.Backend`)."""
+
+    @property
+    def operations(self) -> Mapping[str, Form]: ...
+    @property
+    def random(self) -> Mapping[str, Form]: ...
+
+
 class Writer:
     """Writes the expressions of one function and collects the arguments that they read."""
 
-    def __init__(self, backend: Backend, names: Names, terms: Mapping[int, str]) -> None:
+    def __init__(self, backend: Forms, names: Names, terms: Mapping[int, str]) -> None:
         self.backend, self.names, self.terms = backend, names, terms
         self.arguments: dict[str, None] = {}
         self.lines: list[tuple[str, str]] = []

@@ -1,5 +1,6 @@
 """Several runs and what they say together: `compare(config, ["backprop", "kolen_pollack"], seeds=[0, 1, 2])`."""
 
-from ruledsl.experiments.compare import Comparison, Row, compare
+from ruledsl.experiments.compare import Comparison, compare
+from ruledsl.experiments.row import Row
 
 __all__ = ["Comparison", "Row", "compare"]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from ruledsl.experiments.compare import Row
+from ruledsl.experiments.row import Row
 
 # Okabe & Ito's palette, told apart with every kind of colour vision; its yellow is too faint for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ruledsl.ir.nodes import Node
+from ruledsl.ir.phases import Schedule
 from ruledsl.ir.types import Type
-from ruledsl.program import Schedule
 from ruledsl.source import SourceLocation
 
 Role = Literal["send", "grad", "assign", "init", "draw", "drive"]

@@ -1,4 +1,4 @@
-"""The operations of the language, one row each: its type rule, its derivative, its flow rule, its meaning in NumPy.
+"""The operations of the language, one row each: its type rule, the name of its flow rule, its derivative.
 
 To add an operation, add a row here and a line to the table of every backend (`emission.py`).
 Derivatives are written as reverse mode: `derivative(node, g)` gives, for every argument, the cotangent that `g`, the
@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ruledsl.ir import type_rules as rules
 from ruledsl.ir.nodes import Attribute, Node, const, scalar
 from ruledsl.ir.types import PER_UNIT, POST, PRE, SCALAR, Type
-from ruledsl.locality import flow_rules as flows
 from ruledsl.source import SourceLocation
 
 Cotangents = Sequence[Node | None]
 Derivative = Callable[[Node, Node], Cotangents]
+Flow = Literal[
+    "joined", "nothing", "of_second", "transposed", "applied", "sign", "compared", "pooled", "pooled_everywhere"
+]
+"""How information passes through an operation: the name of its rule in `ruledsl.locality.flow_rules`."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Operation:
 
     name: str
     type_rule: rules.TypeRule
-    flow: flows.FlowRule = flows.joined
+    flow: Flow = "joined"
     derivative: Derivative | None = None
     differentiable: bool = True
     sign_determined: bool = False  # the sign of the result depends on the signs of the arguments alone
@@ -189,7 +193,7 @@ _ROWS: tuple[Operation, ...] = (
     Operation("pow", rules.numbers, derivative=_pow),
     Operation("neg", rules.same, derivative=_times(lambda a, y: const(-1.0)), sign_determined=True),
     Operation("relu", rules.same, derivative=_relu, sign_determined=True),
-    Operation("sign", rules.same, flows.sign),
+    Operation("sign", rules.same, "sign"),
     Operation("abs", rules.same, derivative=_times(lambda a, y: make("sign", a)), sign_determined=True),
     Operation("exp", rules.same, derivative=_times(lambda a, y: y)),
     Operation("log", rules.same, derivative=_times(lambda a, y: make("div", 1.0, a))),
@@ -202,36 +206,36 @@ _ROWS: tuple[Operation, ...] = (
     Operation("sqrt", rules.same, derivative=_times(lambda a, y: make("div", 0.5, y)), sign_determined=True),
     Operation("min", rules.numbers, derivative=_extreme("lt"), sign_determined=True),
     Operation("max", rules.numbers, derivative=_extreme("gt"), sign_determined=True),
-    Operation("lt", rules.comparison, flows.compared),
-    Operation("le", rules.comparison, flows.compared),
-    Operation("gt", rules.comparison, flows.compared),
-    Operation("ge", rules.comparison, flows.compared),
-    Operation("eq", rules.comparison, flows.compared),
-    Operation("ne", rules.comparison, flows.compared),
+    Operation("lt", rules.comparison, "compared"),
+    Operation("le", rules.comparison, "compared"),
+    Operation("gt", rules.comparison, "compared"),
+    Operation("ge", rules.comparison, "compared"),
+    Operation("eq", rules.comparison, "compared"),
+    Operation("ne", rules.comparison, "compared"),
     Operation("and", rules.logic),
     Operation("or", rules.logic),
     Operation("not", rules.logic),
     Operation("where", rules.choice, derivative=_where),
     Operation("phi", rules.own_activation, derivative=_times(lambda a, y: make("dphi", a))),
     Operation("dphi", rules.own_activation, differentiable=False),
-    Operation("apply", rules.application, flows.applied, derivative=_apply),
+    Operation("apply", rules.application, "applied", derivative=_apply),
     Operation("outer", rules.outer_product, derivative=_outer),
-    Operation("transpose", rules.transposition, flows.transposed, lambda node, g: [make("transpose", g)]),
-    Operation("dot", rules.inner_product, flows.pooled_everywhere, derivative=_dot),
-    Operation("sq", rules.inner_product, flows.pooled_everywhere, derivative=_sq),
+    Operation("transpose", rules.transposition, "transposed", lambda node, g: [make("transpose", g)]),
+    Operation("dot", rules.inner_product, "pooled_everywhere", derivative=_dot),
+    Operation("sq", rules.inner_product, "pooled_everywhere", derivative=_sq),
     Operation(
         "norm",
         rules.of_map,
-        flows.pooled_everywhere,
+        "pooled_everywhere",
         lambda node, g: [make("mul", make("div", g, node), node.args[0])],
     ),
-    Operation("total", rules.everything, flows.pooled_everywhere, lambda node, g: [make("full_like", node.args[0], g)]),
-    Operation("mean", rules.reduction, flows.pooled, derivative=_mean),
-    Operation("std", rules.reduction, flows.pooled, derivative=_std),
-    Operation("l2_norm", rules.reduction, flows.pooled, derivative=_l2_norm),
+    Operation("total", rules.everything, "pooled_everywhere", lambda node, g: [make("full_like", node.args[0], g)]),
+    Operation("mean", rules.reduction, "pooled", derivative=_mean),
+    Operation("std", rules.reduction, "pooled", derivative=_std),
+    Operation("l2_norm", rules.reduction, "pooled", derivative=_l2_norm),
     Operation("summed", rules.per_neuron, differentiable=False),
-    Operation("count", rules.everything, flows.nothing),
-    Operation("full_like", rules.like_first, flows.of_second, lambda node, g: [None, _reduced(g, SCALAR)]),
+    Operation("count", rules.everything, "nothing"),
+    Operation("full_like", rules.like_first, "of_second", lambda node, g: [None, _reduced(g, SCALAR)]),
     Operation("sum_k", rules.over_layers, derivative=None, differentiable=False),
 )
 

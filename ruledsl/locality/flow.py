@@ -12,9 +12,10 @@ from typing import Literal
 from ruledsl.ir.equations import Equation, Equations
 from ruledsl.ir.nodes import Node, reads, walk
 from ruledsl.ir.operations import OPERATIONS
+from ruledsl.ir.phases import INIT
 from ruledsl.ir.types import Type
+from ruledsl.locality.flow_rules import FLOW_RULES
 from ruledsl.locality.labels import BROADCAST, NOTHING, TRANSPORT, Key, Labels, Mark, join, label
-from ruledsl.program import INIT
 from ruledsl.source import SourceLocation
 
 Verdict = Literal["local", "nonlocal"]
@@ -132,7 +133,7 @@ class _Flow:
             return NOTHING
         if node.op == "random":
             return join(self.memo[phase, id(arg)] for arg in node.args)
-        return OPERATIONS[node.op].flow(node, lambda arg: self.memo[phase, id(arg)])
+        return FLOW_RULES[OPERATIONS[node.op].flow](node, lambda arg: self.memo[phase, id(arg)])
 
     def _tensor(self, node: Node, content: dict[str, Labels]) -> Labels:
         """Reading a tensor where it lives: its own value and whatever it remembers."""
@@ -160,7 +161,7 @@ class _Flow:
             return False
         mark = self.labels_of(equation.value, equation.phase)[(source, channel)]
         if channel == BROADCAST:
-            return _connected(source, sink)
+            return connected(source, sink)
         if channel not in ("value", "sign") or not mark.own:
             return False
         return self.equations.tensors[source].type == sink
@@ -187,7 +188,8 @@ def _sources_first(equations: Equations) -> list[Equation]:
     return list(ordered.values())
 
 
-def _connected(source: str, sink: Type) -> bool:
+def connected(source: str, sink: Type) -> bool:
+    """Whether a broadcast signal ends at the neurons of the sink's own synapses."""
     spaces = {str(space) for space in (sink.source, sink.target) if space is not None}
     if source in ("e", "target"):
         return "out" in spaces

@@ -6,9 +6,10 @@ to `sign`, a statistic weakens it to `norm`, and applying a map forwards leaves 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 from ruledsl.ir.nodes import Node, walk
+from ruledsl.ir.operations import OPERATIONS, Flow
 from ruledsl.ir.printer import show
 from ruledsl.locality import labels
 from ruledsl.locality.labels import NOTHING, Labels, join, label
@@ -68,8 +69,6 @@ def compared(node: Node, labels_of: LabelsOf) -> Labels:
 
 def sign_of(node: Node, labels_of: LabelsOf, reader: Node) -> Labels:
     """What the sign of a value depends on: in a product, on the signs of the factors; in a sum, on the values."""
-    from ruledsl.ir.operations import OPERATIONS
-
     signs: dict[int, Labels] = {}
     waiting = [node]
     while waiting:
@@ -130,6 +129,15 @@ def _depends_on_activity(node: Node) -> bool:
     return any(n.op in ("signal", "random") for n in walk(node))
 
 
-def arguments(node: Node, labels_of: LabelsOf) -> Sequence[Labels]:
-    """The labels of every argument."""
-    return [labels_of(arg) for arg in node.args]
+FLOW_RULES: Mapping[Flow, FlowRule] = {
+    "joined": joined,
+    "nothing": nothing,
+    "of_second": of_second,
+    "transposed": transposed,
+    "applied": applied,
+    "sign": sign,
+    "compared": compared,
+    "pooled": pooled,
+    "pooled_everywhere": pooled_everywhere,
+}
+"""By the name that an operation's row gives."""

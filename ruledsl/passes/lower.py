@@ -12,9 +12,9 @@ from ruledsl.ir import nodes
 from ruledsl.ir.equations import Declaration, Energy, Equation, Equations
 from ruledsl.ir.nodes import Node, rewrite, with_args
 from ruledsl.ir.operations import make
+from ruledsl.ir.phases import AFTER_STEP, INIT, TASK, Schedule
 from ruledsl.ir.types import PARAMETER, POST, PRE, Type
 from ruledsl.language import tree
-from ruledsl.program import AFTER_STEP, INIT, TASK, Schedule
 from ruledsl.source import SourceLocation
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from ruledsl.ir.equations import Equation, Equations
 from ruledsl.ir.nodes import Node, rewrite, walk
 from ruledsl.ir.types import Type
-from ruledsl.locality.flow import Entry, Ledger
+from ruledsl.locality.flow import Entry, Ledger, connected
 from ruledsl.locality.labels import BROADCAST
 from ruledsl.program import INIT
 from ruledsl.reference.interpreter import draw, evaluate
@@ -171,10 +171,8 @@ class Observer:
         return Mode.within(channels)
 
     def _connected(self, source: str, equation: Equation) -> bool:
-        from ruledsl.locality.flow import _connected
-
         declared = self.equations.tensors.get(equation.target)
-        return declared is not None and _connected(source, declared.type)
+        return declared is not None and connected(source, declared.type)
 
     def _bare_norms(self, source: str, signs: bool) -> bool:
         """Whether the source is read, at other sites than its own, by `norm` and `sq` alone (and for its signs)."""

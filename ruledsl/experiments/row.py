@@ -1,0 +1,60 @@
+"""One rule of a comparison, and its runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import fmean, median, stdev
+from typing import Any
+
+from ruledsl.rule import Rule
+from ruledsl.training import Run
+
+
+@dataclass
+class Row:
+    """One rule and its runs, one for each seed. `given` is how the call named it: a name or a path."""
+
+    label: str
+    given: str
+    rule: Rule
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def finished(self) -> list[Run]:
+        """The runs that reached their end."""
+        return [run for run in self.runs if run.status == "finished"]
+
+    @property
+    def test_error(self) -> float | None:
+        """Mean share of wrong answers after the last epoch, over the finished runs."""
+        return fmean(run.test_error for run in self.finished) if self.finished else None
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of that share over the seeds; None for fewer than two runs."""
+        return stdev(run.test_error for run in self.finished) if len(self.finished) > 1 else None
+
+    @property
+    def seconds_per_epoch(self) -> float | None:
+        """Median training time of an epoch, without evaluation."""
+        seconds = [epoch.seconds for run in self.runs for epoch in run.epochs if epoch.epoch]
+        return median(seconds) if seconds else None
+
+    def curves(self) -> list[list[float]]:
+        """Test error after each epoch (from 0), one list for each run."""
+        return [[epoch.test.error for epoch in run.epochs] for run in self.runs]
+
+    def record(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            "rule": self.label,
+            "verdict": self.rule.verdict,
+            "parameters": dict(self.rule.parameters),
+            "test_error": self.test_error,
+            "spread": self.spread,
+            "seconds_per_epoch": self.seconds_per_epoch,
+            "runs": [
+                {"seed": run.config.seed, "folder": run.folder.name, **run.summary(), "test_errors": curve}
+                for run, curve in zip(self.runs, self.curves(), strict=True)
+            ],
+        }
