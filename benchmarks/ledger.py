@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from benchmarks.targets import Measured
-from ruledsl.verification.many import findings
+from generators.many import findings
 
 RULES = 100
 

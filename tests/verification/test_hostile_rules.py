@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import ruledsl
-from ruledsl.verification.hostile import harmless, judged, texts
-from ruledsl.verification.many import all_of
+from generators.hostile import harmless, judged, texts
+from generators.many import all_of
 
 FEW, MANY = 500, 100_000
 

@@ -8,12 +8,12 @@ from collections import Counter
 import pytest
 
 import ruledsl
+from generators.many import SMALL, all_of, findings, in_jax, in_torch, violations
+from generators.precision import claims
+from generators.programs import parsed, random_rule
 from ruledsl.emit import emitter
 from ruledsl.verification.cases import reference_layer
-from ruledsl.verification.many import SMALL, all_of, findings, in_jax, in_torch, violations
 from ruledsl.verification.observed import Observer
-from ruledsl.verification.precision import claims
-from ruledsl.verification.programs import parsed, random_rule
 
 FEW, MANY = 200, 10_000
 FIRST_OF_MANY = 100_000  # other seeds than those of the short tests

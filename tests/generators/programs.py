@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from random import Random
 
+from generators.phrases import CONSTANTS, MAPS, Names, NoSuchValue, Phrases
 from ruledsl import library
 from ruledsl.ir.types import OUT, PARAMETER, POST, PRE, SCALAR, Type, activity, map_between, per_unit
 from ruledsl.pipeline import Checked
 from ruledsl.rule import Rule
 from ruledsl.source import Source
-from ruledsl.verification.phrases import CONSTANTS, MAPS, Names, NoSuchValue, Phrases
 
 SIGNALS = frozenset(("x", "delta", "u", "y", "e", "target", "delta[k]"))
 DRIVEN = frozenset(("x", "u", "y"))

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
+from generators.precision import claims
+from generators.programs import parsed
 from ruledsl.verification.cases import reference_layer
 from ruledsl.verification.executor import Precision, compare
 from ruledsl.verification.geometries import GEOMETRIES, Geometry
 from ruledsl.verification.observed import Observer
-from ruledsl.verification.precision import claims
-from ruledsl.verification.programs import parsed
 
 CHUNK = 25
 FORGETTING = 200  # rules after which JAX gives back the memory of what it has compiled

@@ -1,4 +1,4 @@
-"""Random well-typed expressions, as text, for the random rules of `ruledsl.verification.programs`.
+"""Random well-typed expressions, as text, for the random rules of `generators.programs`.
 
 Values are kept tame: what is divided by, or taken the logarithm or root of, stays away from zero, and powers are small.
 A few are not, since infinities have to agree as well; backends disagree on what sign and max make of NaN.
