@@ -8,6 +8,7 @@ from dataclasses import replace
 from ruledsl.analysis import names
 from ruledsl.analysis.scope import Scope
 from ruledsl.ir.nodes import Attribute, Node
+from ruledsl.ir.operations import CALLS, FUNCTIONS
 from ruledsl.ir.types import AXES
 from ruledsl.language import tree
 from ruledsl.language.printer import print_expression
@@ -17,43 +18,49 @@ Expression = Callable[[Scope, tree.Expr], Node | None]
 """Types an argument: `ruledsl.analysis.expressions.expression`."""
 
 
-def call(scope: Scope, call: tree.Call, place: SourceLocation, expression: Expression) -> Node | None:
-    """The typed node of a function and its arguments, or None after reporting what is wrong."""
-    function = call.function.id
-    if function in names.ELEMENTWISE or function in names.REDUCING or function in ("phi", "full_like"):
-        count = {**names.ELEMENTWISE, **names.REDUCING, "phi": 1, "full_like": 2}[function]
-        if not keywords(scope, call, ()) or not _arity(scope, call, count):
-            return None
-        if function == "clip":
-            return _clip(scope, call, place, expression)
-        return _operation(scope, function, call, place, expression)
-    if function == "outer":
-        return _outer(scope, call, place, expression)
-    if function in names.OVER_AXIS:
-        return _over_axis(scope, call, place, expression)
-    if function == "sum":
-        return _sum(scope, call, place, expression)
-    if function in names.DISTRIBUTIONS:
-        scope.fail("E0217", call.span, "give it a name first: `fresh n : ... ~ normal(0, 1)`", name=function)
-    else:
-        help = names.suggestion(function, names.FUNCTIONS)
-        scope.fail("E0204", call.function.span, help, name=function)
-    return None
-
-
-def _operation(
+def operation(
     scope: Scope,
     op: str,
-    call: tree.Call,
+    operands: tuple[tree.Expr, ...],
     place: SourceLocation,
     expression: Expression,
     attrs: tuple[Attribute, ...] = (),
 ) -> Node | None:
-    """The operation on the arguments of the call."""
-    args = [expression(scope, arg) for arg in call.args]
+    """The operation on operands of which each is typed first; None where one of them has a mistake."""
+    args = [expression(scope, operand) for operand in operands]
     if any(arg is None for arg in args):
         return None
-    return scope.build(op, tuple(arg for arg in args if arg is not None), call.args, place, attrs)
+    return scope.build(op, tuple(arg for arg in args if arg is not None), operands, place, attrs)
+
+
+def call(scope: Scope, call: tree.Call, place: SourceLocation, expression: Expression) -> Node | None:
+    """The typed node of a function and its arguments, or None after reporting what is wrong."""
+    function = call.function.id
+    signature = FUNCTIONS.get(function)
+    if signature is None:
+        _no_function(scope, call)
+        return None
+    if not keywords(scope, call, ("mean",) if signature.mean else ()):
+        return None
+    if signature.axis:
+        return _over_axis(scope, call, place, expression)
+    if not _arity(scope, call, signature.arity + signature.index):
+        return None
+    if signature.index:
+        return _sum(scope, call, place, expression)
+    if signature.mean:
+        return _averaged(scope, call, place, expression)
+    if function == "clip":
+        return _clip(scope, call, place, expression)
+    return operation(scope, CALLS[function], call.args, place, expression)
+
+
+def _no_function(scope: Scope, call: tree.Call) -> None:
+    function = call.function.id
+    if function in names.DISTRIBUTIONS:
+        scope.fail("E0217", call.span, "give it a name first: `fresh n : ... ~ normal(0, 1)`", name=function)
+    else:
+        scope.fail("E0204", call.function.span, names.suggestion(function, FUNCTIONS), name=function)
 
 
 def _arity(scope: Scope, call: tree.Call, count: int) -> bool:
@@ -83,9 +90,8 @@ def _clip(scope: Scope, call: tree.Call, place: SourceLocation, expression: Expr
     return above and scope.build("min", (above, high), (call.args[0], call.args[2]), place)
 
 
-def _outer(scope: Scope, call: tree.Call, place: SourceLocation, expression: Expression) -> Node | None:
-    if not keywords(scope, call, ("mean",)) or not _arity(scope, call, 2):
-        return None
+def _averaged(scope: Scope, call: tree.Call, place: SourceLocation, expression: Expression) -> Node | None:
+    """`outer(a, b)`, `outer(a, b, mean=batch)`."""
     mean: str | None = None
     for keyword in call.keywords:
         word = keyword.value
@@ -94,13 +100,12 @@ def _outer(scope: Scope, call: tree.Call, place: SourceLocation, expression: Exp
             scope.fail("E0320", word.span, help, word=print_expression(word))
             return None
         mean = word.id
-    return _operation(scope, "outer", call, place, expression, (mean,))
+    return operation(scope, CALLS[call.function.id], call.args, place, expression, (mean,))
 
 
 def _over_axis(scope: Scope, call: tree.Call, place: SourceLocation, expression: Expression) -> Node | None:
+    """`mean(v, batch)`; `mean(M)` of a map."""
     function = call.function.id
-    if not keywords(scope, call, ()):
-        return None
     if len(call.args) not in (1, 2):
         _arity(scope, call, 2)
         return None
@@ -114,8 +119,8 @@ def _over_axis(scope: Scope, call: tree.Call, place: SourceLocation, expression:
         axis = word.id
     if value is None:
         return None
-    if function in ("mean", "std"):
-        return scope.build(function, (value,), call.args, place, (axis,))
+    if function in CALLS:
+        return scope.build(CALLS[function], (value,), call.args, place, (axis,))
     if value.type.kind != "vector":
         scope.fail("E0312", call.args[0].span, found=value.type.in_words)
         return None
@@ -125,8 +130,7 @@ def _over_axis(scope: Scope, call: tree.Call, place: SourceLocation, expression:
 
 
 def _sum(scope: Scope, call: tree.Call, place: SourceLocation, expression: Expression) -> Node | None:
-    if not keywords(scope, call, ()) or not _arity(scope, call, 2):
-        return None
+    """`sum(k, ...)` over the layers downstream."""
     index = call.args[0]
     taken = isinstance(index, tree.Name) and (index.id in names.RESERVED or index.id in scope.names_in_sight())
     if not isinstance(index, tree.Name) or taken:
@@ -137,4 +141,4 @@ def _sum(scope: Scope, call: tree.Call, place: SourceLocation, expression: Expre
         scope.fail("E0216", call.span, "add two sums instead", item="sum", where="another `sum`")
         return None
     node = expression(replace(scope, index=index.id), call.args[1])
-    return node and scope.build("sum_k", (node,), (call.args[1],), place, (index.id,))
+    return node and scope.build(CALLS["sum"], (node,), (call.args[1],), place, (index.id,))

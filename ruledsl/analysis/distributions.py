@@ -8,8 +8,8 @@ from ruledsl.analysis import names
 from ruledsl.analysis.calls import keywords
 from ruledsl.analysis.expressions import expression
 from ruledsl.analysis.scope import Scope
-from ruledsl.ir.constants import Value
 from ruledsl.ir.nodes import Node
+from ruledsl.ir.operation import Value
 from ruledsl.ir.types import SCALAR, Type
 from ruledsl.language import tree
 from ruledsl.source import SourceLocation, Span

@@ -9,29 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ruledsl.analysis import names
-from ruledsl.analysis.calls import call
+from ruledsl.analysis.calls import call, operation
 from ruledsl.analysis.scope import Lazy, Scope
 from ruledsl.ir import nodes
-from ruledsl.ir.nodes import Attribute, Node
+from ruledsl.ir.nodes import Node
+from ruledsl.ir.operations import FUNCTIONS, SYMBOLS
 from ruledsl.ir.types import PARAMETER, POST, activity
 from ruledsl.language import tree
 from ruledsl.source import SourceLocation, Span
-
-_BINARY = {
-    "+": "add",
-    "-": "sub",
-    "*": "mul",
-    "/": "div",
-    "**": "pow",
-    "==": "eq",
-    "!=": "ne",
-    "<": "lt",
-    "<=": "le",
-    ">": "gt",
-    ">=": "ge",
-    "and": "and",
-    "or": "or",
-}
 
 DEEPEST = 100  # names that are defined by names that are defined by ...
 
@@ -49,35 +34,19 @@ def expression(scope: Scope, expr: tree.Expr) -> Node | None:
         case tree.Index():
             return _indexed(scope, expr, place)
         case tree.Transpose(operand=operand):
-            return operation(scope, "transpose", expr, (operand,), place)
+            return operation(scope, "transpose", (operand,), place, expression)
         case tree.Unary(op=op, operand=operand):
-            return operation(scope, "neg" if op == "-" else "not", expr, (operand,), place)
-        case tree.Binary(op="@", left=left, right=right):
-            return operation(scope, "apply", expr, (left, right), place)
+            return operation(scope, "neg" if op == "-" else "not", (operand,), place, expression)
         case tree.Binary(op=op, left=left, right=right):
-            return operation(scope, _BINARY[op], expr, (left, right), place)
+            return operation(scope, SYMBOLS[op], (left, right), place, expression)
         case tree.Conditional(condition=condition, then=then, otherwise=otherwise):
-            return _conditional(scope, expr, condition, then, otherwise, place)
+            return _conditional(scope, condition, then, otherwise, place)
         case tree.Call():
             return call(scope, expr, place, expression)
 
 
-def operation(
-    scope: Scope,
-    op: str,
-    expr: tree.Expr,
-    operands: tuple[tree.Expr, ...],
-    place: SourceLocation,
-    attrs: tuple[Attribute, ...] = (),
-) -> Node | None:
-    args = [expression(scope, operand) for operand in operands]
-    if any(arg is None for arg in args):
-        return None
-    return scope.build(op, tuple(arg for arg in args if arg is not None), operands, place, attrs)
-
-
 def _conditional(
-    scope: Scope, expr: tree.Expr, condition: tree.Expr, then: tree.Expr, otherwise: tree.Expr, place: SourceLocation
+    scope: Scope, condition: tree.Expr, then: tree.Expr, otherwise: tree.Expr, place: SourceLocation
 ) -> Node | None:
     decides = expression(scope, condition)
     if decides is not None and decides.type.boolean and (chosen := scope.static_value(decides)) is not None:
@@ -85,10 +54,10 @@ def _conditional(
         expression(scope, scope.unreachable[-1])  # for its names and types
         scope.unreachable.pop()
         return expression(scope, then if chosen else otherwise)
-    args = [decides, expression(scope, then), expression(scope, otherwise)]
-    if any(arg is None for arg in args):
+    first, second = expression(scope, then), expression(scope, otherwise)
+    if decides is None or first is None or second is None:
         return None
-    return scope.build("where", tuple(a for a in args if a), (condition, then, otherwise), place)
+    return scope.build("where", (decides, first, second), (condition, then, otherwise), place)
 
 
 # --- names ---
@@ -127,7 +96,7 @@ def _unknown(scope: Scope, name: str, span: Span) -> Node | None:
         sees = {"optimizer": "an optimizer: it sees one parameter `p` and its pseudo-gradient `g`"}
         where = "in " + sees.get(scope.kind, "a constraint: it sees the weights of a layer, not its activity")
         scope.fail("E0213", span, name=name, where=where)
-    elif name in names.FUNCTIONS or name in names.DISTRIBUTIONS:
+    elif name in FUNCTIONS or name in names.DISTRIBUTIONS:
         scope.fail("E0201", span, f"`{name}` is {names.meaning(name)}: write `{name}(...)`", name=name)
     elif name in names.AXES or name in names.SPACES:
         means = f"an axis, as in `mean(v, {name})`" if name in names.AXES else f"a space, as in `state s : {name} = 0`"

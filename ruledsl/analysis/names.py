@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from ruledsl.ir.operations import FUNCTIONS
 from ruledsl.ir.types import AXES as AXES
 from ruledsl.ir.types import OUT, POST, PRE, Type, activity, map_between, per_unit
 
@@ -33,25 +34,6 @@ SIZES: dict[str, str] = {
     "batch_size": "examples in the batch",
     "classes": "units of the network's output",
 }
-
-ELEMENTWISE: dict[str, int] = {
-    "relu": 1,
-    "sign": 1,
-    "abs": 1,
-    "exp": 1,
-    "log": 1,
-    "tanh": 1,
-    "sqrt": 1,
-    "min": 2,
-    "max": 2,
-    "clip": 3,
-}
-"""Elementwise functions and how many arguments they take."""
-
-REDUCING: dict[str, int] = {"dot": 2, "sq": 1, "norm": 1}
-OVER_AXIS = ("mean", "std", "center", "normalize")
-OTHER = ("outer", "phi", "full_like", "sum")
-FUNCTIONS = frozenset((*ELEMENTWISE, *REDUCING, *OVER_AXIS, *OTHER))
 
 DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "normal": ("mean", "std"),

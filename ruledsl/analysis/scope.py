@@ -9,9 +9,10 @@ from ruledsl.analysis import names
 from ruledsl.analysis.suggestions import guess
 from ruledsl.diagnostics import Diagnostics
 from ruledsl.ir import nodes
-from ruledsl.ir.constants import NoValue, Value, value_of
+from ruledsl.ir.constants import NoValue, value_of
 from ruledsl.ir.nodes import Attribute, Node
-from ruledsl.ir.operations import make, typed
+from ruledsl.ir.operation import Value
+from ruledsl.ir.operations import OPERATIONS, Infix, make, typed
 from ruledsl.ir.type_rules import Mismatch
 from ruledsl.ir.types import Type, activity
 from ruledsl.language import tree
@@ -85,9 +86,7 @@ class Scope:
         try:
             node = typed(op, tuple(_everywhere(arg) for arg in args) if op in _OF_POSITIONS else args, attrs, place)
         except Mismatch as mismatch:
-            whole = op in ("add", "sub", "mul", "div", "pow", "lt", "le", "gt", "ge", "eq", "ne", "where")
-            whole = whole and mismatch.code == "E0301"
-            position = None if whole or (op == "apply" and mismatch.code == "E0306") else mismatch.argument
+            position = None if _about_all(op, mismatch) else mismatch.argument
             span = place.span if position is None else operands[position].span
             self.fail(mismatch.code, span, guess(mismatch, op, args, operands), **mismatch.values)
             return None
@@ -107,6 +106,14 @@ class Scope:
             return node.constant
         found = self.known.get(id(node))
         return found[1] if found else None
+
+
+def _about_all(op: str, mismatch: Mismatch) -> bool:
+    """Whether it is the whole expression that does not fit together, and no single operand."""
+    if mismatch.code == "E0301":
+        written = OPERATIONS[op].written
+        return op == "where" or (isinstance(written, Infix) and written.everywhere)
+    return op == "apply" and mismatch.code == "E0306"
 
 
 def _everywhere(value: Node) -> Node:

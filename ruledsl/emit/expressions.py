@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Protocol
 
 from ruledsl.emit.naming import Names
+from ruledsl.ir.maps import is_kernel
 from ruledsl.ir.nodes import Node, walk
+from ruledsl.ir.operations import ELEMENTWISE, OPERATIONS, Infix
 from ruledsl.ir.types import OUT, PER_UNIT, POST
 
 Form = str | Callable[["Writer", Node], str]
 """How an operation is written: a template with `{0}`, `{1}` for its arguments, or a function of writer and node."""
 
 ATOM, POWER, UNARY, PRODUCT, SUM, COMPARISON, CHOICE = 9, 8, 7, 6, 5, 4, 0
-_INFIX: Mapping[str, tuple[str, int]] = {
-    "add": ("+", SUM),
-    "sub": ("-", SUM),
-    "mul": ("*", PRODUCT),
-    "div": ("/", PRODUCT),
-    "pow": ("**", POWER),
-    "lt": ("<", COMPARISON),
-    "le": ("<=", COMPARISON),
-    "gt": (">", COMPARISON),
-    "ge": (">=", COMPARISON),
-    "eq": ("==", COMPARISON),
-    "ne": ("!=", COMPARISON),
+_INFIX = {
+    name: row.written for name, row in OPERATIONS.items() if isinstance(row.written, Infix) and row.written.everywhere
 }
-_ON_NUMBERS = {
-    "relu": "max({0}, 0.0)",
-    "sign": "float(({0}) > 0) - float(({0}) < 0)",
-    "abs": "abs({0})",
-    "exp": "math.exp({0})",
-    "log": "math.log({0})",
-    "tanh": "math.tanh({0})",
-    "sqrt": "math.sqrt({0})",
-    "min": "min({0}, {1})",
-    "max": "max({0}, {1})",
+_BINDING: Mapping[type[ast.AST], int] = {
+    ast.Call: ATOM,
+    ast.Pow: POWER,
+    ast.Mult: PRODUCT,
+    ast.Div: PRODUCT,
+    ast.Add: SUM,
+    ast.Sub: SUM,
 }
-"""Functions of Python numbers: parameters and sizes are numbers, not arrays."""
 
 DEEPEST = 25  # operations in one expression; what is nested more deeply gets lines of its own
 _COUNTERS = frozenset(("step", "epoch", "progress", "lr"))
@@ -109,23 +99,6 @@ class Writer:
             if part.op in ("tensor", "signal") and part.type.kind != "scalar" and not part.attrs[1]:
                 return self.write(part)
         return None
-
-    @staticmethod
-    def is_kernel(node: Node) -> bool:
-        """Whether a map is a kernel of this layer: between pre and post, in either direction."""
-        spaces = (node.type.source, node.type.target)
-        return all(space is not None and space != OUT and not space.index for space in spaces)
-
-    @staticmethod
-    def to_post(node: Node) -> bool:
-        """Whether a kernel is read in the forward direction."""
-        return node.type.target == POST
-
-    @staticmethod
-    def from_far(node: Node) -> bool:
-        """Whether a dense map is read in the direction in which it is stored: from `out` or `post[k]`."""
-        source = node.type.source
-        return source is not None and (source == OUT or source.index is not None)
 
     # --- expressions ---
 
@@ -200,14 +173,14 @@ class Writer:
         if node.op == "add" and (text := self._with_bias(node)):
             return text, ATOM
         if node.op in _INFIX:
-            symbol, binding = _INFIX[node.op]
+            symbol, binding = _INFIX[node.op].symbol, _INFIX[node.op].binding
             comparison = binding == COMPARISON
             left = self.argument(node, 0, binding + (node.op == "pow") + comparison)
             right = self.argument(node, 1, binding + (node.op != "pow" and not self._associative(node)))
             return f"{left} {symbol} {right}", binding
-        if node.op in _ON_NUMBERS and self.is_number(node):
-            text = _ON_NUMBERS[node.op].format(*(self.write(arg) for arg in node.args))
-            return text, ATOM if node.op != "sign" else SUM
+        python = OPERATIONS[node.op].python if node.op in OPERATIONS else None
+        if python is not None and self.is_number(node):
+            return python.format(*(self.write(arg) for arg in node.args)), _binding(python)
         return self._form(node)
 
     def _with_bias(self, node: Node) -> str | None:
@@ -216,7 +189,7 @@ class Writer:
             if product.op != "apply" or id(product) in self._local or id(product) in self.terms:
                 continue
             matrix, activity = product.args
-            forwards = self.is_kernel(matrix) and self.to_post(matrix)
+            forwards = is_kernel(matrix) and matrix.type.target == POST
             if forwards and product.type == node.type and bias.op == "tensor" and bias.type.axes == PER_UNIT:
                 return f"{self.use('layer')}.apply({', '.join(map(self.write, (matrix, activity, bias)))})"
         return None
@@ -264,7 +237,13 @@ _NOUNS = {
 }
 """What a value is called that the author gave no name."""
 
-ELEMENTWISE = frozenset((*_INFIX, *_ON_NUMBERS, "neg", "where", "and", "or", "not"))
+
+@cache
+def _binding(python: str) -> int:
+    """How closely the outermost operation of a Python expression with placeholders binds."""
+    expression = ast.parse(python.replace("{", "a").replace("}", ""), mode="eval").body
+    outermost = expression.op if isinstance(expression, ast.BinOp) else expression
+    return _BINDING.get(type(outermost), CHOICE)
 
 
 def _negative(value: object) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ruledsl.emit.expressions import COMPARISON, PRODUCT, Unwritable, Writer
+from ruledsl.ir.maps import from_far, is_kernel
 from ruledsl.ir.nodes import Node, walk
-from ruledsl.ir.types import OUT, PER_UNIT
+from ruledsl.ir.types import OUT, PER_UNIT, POST
 
 Form = Callable[[Writer, Node], str]
 
@@ -42,9 +43,9 @@ def applied(tensordot: str, transposed: str) -> Form:
     def form(writer: Writer, node: Node) -> str:
         maps, vector = node.args
         matrix, activity = writer.write(maps), writer.write(vector)
-        if writer.is_kernel(maps):
-            return f"{writer.use('layer')}.{'apply' if writer.to_post(maps) else 'adjoint'}({matrix}, {activity})"
-        if writer.from_far(maps):
+        if is_kernel(maps):
+            return f"{writer.use('layer')}.{'apply' if maps.type.target == POST else 'adjoint'}({matrix}, {activity})"
+        if from_far(maps):
             dims = "1" if maps.type.source == OUT else f"{writer.write(vector, 9)}.ndim - 1"
             return tensordot.format(activity, matrix, dims)
         if maps.type.target != OUT:
@@ -60,11 +61,11 @@ def outer(tensordot: str) -> Form:
     def form(writer: Writer, node: Node) -> str:
         after, before = node.args
         mean = node.attrs[0]
-        if writer.is_kernel(node):
-            post, pre = (after, before) if writer.to_post(node) else (before, after)
+        if is_kernel(node):
+            post, pre = (after, before) if node.type.target == POST else (before, after)
             how = f', mean="{mean}"' if mean else ""
             return f"{writer.use('layer')}.outer({writer.write(post)}, {writer.write(pre)}{how})"
-        far, own = (before, after) if writer.from_far(node) else (after, before)
+        far, own = (before, after) if from_far(node) else (after, before)
         product = tensordot.format(writer.write(far), writer.write(own))
         return f"({product} / len({writer.write(far)}))" if mean else product
 

@@ -7,8 +7,9 @@ computed elementwise in the other orientation is computed in the stored one, and
 from __future__ import annotations
 
 from ruledsl.ir.nodes import Node, walk
+from ruledsl.ir.operations import ELEMENTWISE
 from ruledsl.ir.types import Type
-from ruledsl.passes.simplify import ELEMENTWISE, stored_the_other_way
+from ruledsl.passes.simplify import stored_the_other_way
 
 
 class Storage:

@@ -6,23 +6,9 @@ import math
 from collections.abc import Callable
 
 from ruledsl.ir.nodes import Node, walk
+from ruledsl.ir.operations import OPERATIONS, Infix
 
-_INFIX = {
-    "or": ("or", 1),
-    "and": ("and", 2),
-    "eq": ("==", 4),
-    "ne": ("!=", 4),
-    "lt": ("<", 4),
-    "le": ("<=", 4),
-    "gt": (">", 4),
-    "ge": (">=", 4),
-    "add": ("+", 5),
-    "sub": ("-", 5),
-    "mul": ("*", 6),
-    "div": ("/", 6),
-    "apply": ("@", 6),
-    "pow": ("**", 8),
-}
+_INFIX = {name: row.written for name, row in OPERATIONS.items() if isinstance(row.written, Infix)}
 _ATOM = 9
 LONGEST = 2000  # characters; where a value is used twice again and again, its text would double each time
 
@@ -52,9 +38,9 @@ def _show(node: Node, text: Callable[[Node, int], str], names: bool) -> tuple[st
     if node.op == "scalar":
         return str(node.attrs[0]), _ATOM
     if node.op in _INFIX:
-        symbol, binding = _INFIX[node.op]
+        infix = _INFIX[node.op]
         left, right = node.args
-        return f"{text(left, binding)} {symbol} {text(right, binding + 1)}", binding
+        return f"{text(left, infix.binding)} {infix.symbol} {text(right, infix.binding + 1)}", infix.binding
     if node.op == "neg":
         return f"-{text(node.args[0], 7)}", 7
     if node.op == "not":

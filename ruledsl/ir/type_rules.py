@@ -158,11 +158,6 @@ def like_first(types: Sequence[Type], attrs: Sequence[Attribute]) -> Type:
     return types[0]
 
 
-def same(types: Sequence[Type], attrs: Sequence[Attribute]) -> Type:
-    """The type of the only argument, of numbers."""
-    return numbers(types, attrs)
-
-
 def own_activation(types: Sequence[Type], attrs: Sequence[Attribute]) -> Type:
     """`phi(v)`: of an activity over post."""
     if types[0].kind != "vector" or types[0].boolean or str(types[0].target) == "out":

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import math
 
-from ruledsl.ir.constants import ARITHMETIC, NoValue, value_of
+from ruledsl.ir.constants import NoValue, value_of
 from ruledsl.ir.nodes import Attribute, Node, walk
-from ruledsl.ir.operations import OPERATIONS
+from ruledsl.ir.operations import ELEMENTWISE, OPERATIONS
 from ruledsl.ir.types import OUT, POST, SCALAR, Type
 from ruledsl.passes.products import Factors, Key
 from ruledsl.passes.sums import Sums
 from ruledsl.source import SourceLocation
 
-_SCALARS = frozenset(ARITHMETIC) - {"mul", "div", "neg", "where"}  # these have canonical forms of their own
-
-ELEMENTWISE = frozenset(ARITHMETIC)
+_SCALARS = ELEMENTWISE - {"mul", "div", "neg", "where"}  # these have canonical forms of their own
 
 
 class Simplifier(Sums):

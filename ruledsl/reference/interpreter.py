@@ -13,8 +13,10 @@ import numpy as np
 
 from ruledsl.ir.equations import Equation, Equations
 from ruledsl.ir.nodes import Node, walk
+from ruledsl.ir.operations import OPERATIONS
 from ruledsl.ir.types import OUT, PER_UNIT
-from ruledsl.reference.meanings import MEANINGS, Array
+
+Array = Any
 
 
 @dataclass
@@ -40,11 +42,12 @@ def evaluate(root: Node, layer: Any, values: Mapping[str, Any], dtype: Any = np.
     `layer` is one of `ruledsl.reference.maps`. float32 is for judging how well conditioned a rule is.
     """
     memo: dict[int, Array] = {}
-    for node in walk(root):
-        if id(node) not in memo and node.op != "sum_k" and not _indexed(node):
-            memo[id(node)] = _value(node, [memo[id(arg)] for arg in node.args], layer, values, dtype)
-        elif node.op == "sum_k":
-            memo[id(node)] = _sum_over_layers(node, layer, values, dtype)
+    with np.errstate(all="ignore"):  # infinities and NaN are values like others: what they come to is what is meant
+        for node in walk(root):
+            if id(node) not in memo and node.op != "sum_k" and not _indexed(node):
+                memo[id(node)] = _value(node, [memo[id(arg)] for arg in node.args], layer, values, dtype)
+            elif node.op == "sum_k":
+                memo[id(node)] = _sum_over_layers(node, layer, values, dtype)
     return memo[id(root)]
 
 
@@ -83,8 +86,9 @@ def _value(node: Node, args: list[Array], layer: Any, values: Mapping[str, Any],
             return layer.spread(value) if per_unit else value
         case "phi" | "dphi":
             return values[node.op](args[0])
-        case _:
-            return MEANINGS[node.op](node, layer, *args)
+    operation = OPERATIONS[node.op]
+    assert operation.numpy is not None
+    return operation.numpy(np, *args) if operation.elementwise else operation.numpy(np, node, layer, *args)
 
 
 def run_phase(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ruledsl.ir.nodes import Node, walk, with_args
-from ruledsl.passes.simplify import ELEMENTWISE
+from ruledsl.ir.operations import ELEMENTWISE
 
 HELD = " held"
 

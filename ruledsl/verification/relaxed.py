@@ -8,9 +8,9 @@ on all of its arguments, then it was one of these that hid it; if it does not, t
 from __future__ import annotations
 
 from ruledsl.ir.nodes import Node, rewrite, with_args
+from ruledsl.ir.operations import OPERATIONS
 from ruledsl.ir.types import SCALAR, Type
 
-COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 LESS = 0.7  # so that what is passed on twice does not cancel
 
 
@@ -21,20 +21,18 @@ def relaxed(root: Node) -> Node:
 
 def _let_through(node: Node, args: tuple[Node, ...]) -> Node:
     type = node.type.number
-    match node.op:
-        case "where":
-            condition, then, otherwise = args
-            return _sum(type, then, otherwise, condition)
-        case "min" | "max" | "and" | "or":
-            return _sum(type, *args)
-        case "relu" | "abs" | "tanh":
-            return _sum(type, Node(node.op, args, (), type, node.place), args[0])
-        case "not":
-            return args[0]
-        case _ if node.op in COMPARISONS:
-            of_signs = args[1].op == "const" and args[1].attrs[0] == 0 and args[0].type.kind != "scalar"
-            return Node("sign", args[:1], (), type, node.place) if of_signs else _sum(type, *args)
-    return with_args(node, args)
+    if node.op == "not":
+        return args[0]
+    if node.op not in OPERATIONS or not OPERATIONS[node.op].saturates:
+        return with_args(node, args)
+    if node.op == "where":
+        condition, then, otherwise = args
+        return _sum(type, then, otherwise, condition)
+    if OPERATIONS[node.op].flow == "compared" and args[1].constant == 0 and args[0].type.kind != "scalar":
+        return Node("sign", args[:1], (), type, node.place)
+    if len(args) == 1:
+        return _sum(type, Node(node.op, args, (), type, node.place), args[0])
+    return _sum(type, *args)
 
 
 def _sum(type: Type, first: Node, *others: Node) -> Node:

@@ -1,0 +1,146 @@
+"""Operations that sum or average: over everything there is, or over one axis of an activity.
+
+An activity is [batch, units] or [batch, channels, height, width]; a reduced axis keeps the size one, so that
+everything broadcasts as in NumPy. A value with one number per unit is [units] or [channels, 1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ruledsl.ir import type_rules as rules
+from ruledsl.ir.nodes import Node, scalar
+from ruledsl.ir.operation import Call, Cotangents, Meaning, Operation, make, reduced
+
+SHORTEST = 1e-6  # `normalize` divides by at least this length, so that a silent layer stays finite
+
+
+def _axes(axis: object, value: Any) -> tuple[int, ...]:
+    units = -3 if value.ndim >= 3 else -1
+    return {"batch": (0,), "units": (units,), "positions": tuple(range(units + 1, 0))}[str(axis)]
+
+
+def _over(function: Callable[[Any], Meaning]) -> Meaning:
+    """A function of NumPy over the axis of the node, or over everything where it names none."""
+
+    def meaning(np: Any, node: Node, layer: Any, value: Any) -> Any:
+        reduce = function(np)
+        if node.attrs[0] is None:
+            return reduce(value)
+        axes = _axes(node.attrs[0], value)
+        return reduce(value, axis=axes, keepdims=True) if axes else reduce(value[..., None], axis=-1)
+
+    return meaning
+
+
+# --- over everything ---
+
+
+def _per_example(g: Node, *vectors: Node) -> Node:
+    """`dot` is a mean over the batch, where any of its vectors has one."""
+    return make("div", g, scalar("batch_size")) if any("batch" in v.type.axes for v in vectors) else g
+
+
+def _dot(node: Node, g: Node) -> Cotangents:
+    a, b = node.args
+    g = _per_example(g, a, b)
+    return [reduced(make("mul", g, b), a.type), reduced(make("mul", g, a), b.type)]
+
+
+def _inner_product(np: Any, node: Node, layer: Any, a: Any, b: Any) -> Any:
+    total = np.sum(a * b)
+    batch = [len(v) for v, arg in zip((a, b), node.args, strict=True) if "batch" in arg.type.axes]
+    return total / max(batch) if batch else total
+
+
+def _sq(node: Node, g: Node) -> Cotangents:
+    (a,) = node.args
+    return [make("mul", make("mul", 2.0, _per_example(g, a)), a)]
+
+
+def _squared(np: Any, node: Node, layer: Any, a: Any) -> Any:
+    return np.sum(a * a) / (len(a) if "batch" in node.args[0].type.axes else 1)
+
+
+def _norm(node: Node, g: Node) -> Cotangents:
+    return [make("mul", make("div", g, node), node.args[0])]
+
+
+# --- over an axis ---
+
+
+def _mean(node: Node, g: Node) -> Cotangents:
+    (a,) = node.args
+    share = make("div", g, make("count", a, attrs=node.attrs))
+    return [make("mul", make("full_like", a, 1.0), share)]
+
+
+def _std(node: Node, g: Node) -> Cotangents:
+    (a,) = node.args
+    deviation = make("sub", a, make("mean", a, attrs=node.attrs))
+    slope = make("mul", make("div", g, make("mul", make("count", a, attrs=node.attrs), node)), deviation)
+    return [make("where", make("gt", node, 0.0), slope, 0.0)]  # units that are silent together have no slope
+
+
+def _l2_norm(node: Node, g: Node) -> Cotangents:
+    (a,) = node.args
+    return [make("where", make("gt", node, SHORTEST), make("mul", g, make("div", a, node)), 0.0)]
+
+
+def _length(np: Any, node: Node, layer: Any, value: Any) -> Any:
+    squares = _over(lambda np: np.sum)(np, node, layer, value * value)
+    return np.maximum(np.sqrt(squares), SHORTEST)
+
+
+def _count(np: Any, node: Node, layer: Any, value: Any) -> float:
+    if node.attrs[0] is None:
+        return float(np.size(value))
+    return float(np.prod([value.shape[axis] for axis in _axes(node.attrs[0], value)]))
+
+
+ROWS = (
+    Operation(
+        "dot",
+        rules.inner_product,
+        Call("dot", 2),
+        flow="pooled_everywhere",
+        derivative=_dot,
+        numpy=_inner_product,
+        commutative=True,
+    ),
+    Operation("sq", rules.inner_product, Call("sq", 1), flow="pooled_everywhere", derivative=_sq, numpy=_squared),
+    Operation(
+        "norm",
+        rules.of_map,
+        Call("norm", 1),
+        flow="pooled_everywhere",
+        derivative=_norm,
+        numpy=lambda np, node, layer, matrix: np.sqrt(np.sum(matrix * matrix)),
+    ),
+    Operation(
+        "total",
+        rules.everything,
+        flow="pooled_everywhere",
+        derivative=lambda node, g: [make("full_like", node.args[0], g)],
+        numpy=lambda np, node, layer, value: np.sum(value),
+    ),
+    Operation(
+        "mean",
+        rules.reduction,
+        Call("mean", 1, axis=True),
+        flow="pooled",
+        derivative=_mean,
+        numpy=_over(lambda np: np.mean),
+    ),
+    Operation(
+        "std",
+        rules.reduction,
+        Call("std", 1, axis=True),
+        flow="pooled",
+        derivative=_std,
+        numpy=_over(lambda np: np.std),
+    ),
+    Operation("l2_norm", rules.reduction, flow="pooled", derivative=_l2_norm, numpy=_length),
+    Operation("count", rules.everything, flow="nothing", numpy=_count),
+)
