@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
+from ruledsl.ir.operations import OPERATIONS, Call, Operation
 from ruledsl.ir.types import OUT, PER_UNIT, POST, PRE, SCALAR, Space, Type, activity, map_between
 
 MAPS = (
@@ -22,19 +23,33 @@ MAPS = (
 )
 CONSTANTS = ("0.37", "1.13", "0.21", "2.7", "0.083", "1", "2", "0.5", "1e-3", "3")
 WILD = 0.02  # how often a function is applied without care
-_UNARY = (
-    "relu({})",
-    "sign({})",
-    "abs({})",
-    "tanh({})",
-    "(-({}))",
-    "(({}) ** 2)",
-    "clip({}, -0.83, 0.71)",
-    "exp(tanh({}))",
-)
+LARGE = 30.0
+
+
+def _tame(row: Operation) -> bool:
+    """Whether a function of one number gives a value of moderate size for every number."""
+    assert row.number is not None
+    try:
+        return all(abs(row.number(value)) <= LARGE for value in (-LARGE, -1.0, 0.0, 1.0, LARGE))
+    except ValueError:
+        return False
+
+
+def _functions(arity: int) -> list[Operation]:
+    """The elementwise functions of the language."""
+    return [
+        r for r in OPERATIONS.values() if r.elementwise and isinstance(r.written, Call) and r.written.arity == arity
+    ]
+
+
+TAME = tuple(f"{row.name}({{}})" for row in _functions(1) if _tame(row))
+SMOOTH = tuple(f"{row.name}({{}})" for row in _functions(1) if _tame(row) and row.derivative is not None)
+_UNARY = (*TAME, "(-({}))", "(({}) ** 2)", "clip({}, -0.83, 0.71)", "exp(tanh({}))")
 _CAREFUL = ("log(1.3 + abs({}))", "sqrt(0.2 + abs({}))", "((0.6 + abs({})) ** 1.7)", "(1 / (0.7 + abs({})))")
 _CARELESS = ("exp({})", "(({}) ** 3)", "log(abs({}))", "sqrt(abs({}))", "(1 / ({}))")
-_BINARY = ("({} + {})", "({} - {})", "({} * {})", "({} / (0.7 + abs({})))", "min({}, {})", "max({}, {})")
+_BINARY = ("({} + {})", "({} - {})", "({} * {})", "({} / (0.7 + abs({})))")
+_PLAIN_BINARY = len(_BINARY)
+_BINARY += tuple(f"{row.name}({{}}, {{}})" for row in _functions(2))
 _COMPARED = ("<", "<=", ">", ">=", "==", "!=")
 _SIGNALS = {PRE: ("x",), POST: ("delta", "u", "y"), OUT: ("e", "target")}
 
@@ -102,7 +117,7 @@ class Phrases:
             return self.random.choice(pool).format(self.of(type, depth - 1))
         if kind < 0.8:
             pair = self._two(type, depth, self._partner)
-            form = self.random.choice(_BINARY[:4] if self.names.plain else _BINARY)
+            form = self.random.choice(_BINARY[:_PLAIN_BINARY] if self.names.plain else _BINARY)
             if self.chance(0.5) and "abs" not in form:
                 pair.reverse()
             return form.format(*pair)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from generators.phrases import CONSTANTS, MAPS, Names, NoSuchValue, Phrases
+from generators.phrases import CONSTANTS, MAPS, SMOOTH, Names, NoSuchValue, Phrases
 from ruledsl import library
 from ruledsl.ir.types import OUT, PARAMETER, POST, PRE, SCALAR, Type, activity, map_between, per_unit
 from ruledsl.pipeline import Checked
@@ -316,15 +316,7 @@ def _term(body: _Body, phrases: Phrases, name: str, type: Type) -> str:
         if body.chance(0.5):
             over = source
             h, f = f"{name}.T @ {phrases.vector(activity(target), 1)}", phrases.vector(activity(source), 1)
-        wraps: tuple[str, ...] = (
-            "{}",
-            "{}",
-            "relu({})",
-            "center({}, batch)",
-            "normalize({}, units)",
-            "tanh({})",
-            "abs({})",
-        )
+        wraps: tuple[str, ...] = ("{}", "{}", *SMOOTH, "center({}, batch)", "normalize({}, units)")
         wraps += ("max({}, 0.1)", "clip({}, -1.2, 1.7)", "({}) ** 2", "({}) / (1 + abs({}))", "exp(tanh({}))")
         wraps += ("center({}, units)", "if {} > 0.2 then {} else 0.1", "phi({})" if over == POST else "{}")
         if OUT not in (source, target) and body.chance(0.1):
