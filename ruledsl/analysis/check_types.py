@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from ruledsl.analysis.checker import Values, lets_of
-from ruledsl.analysis.composition import Composition
+from ruledsl.analysis.composition import constraints, optimizers, schedule
+from ruledsl.analysis.context import Context, Values, lets_of
+from ruledsl.analysis.declarations import declare, initial_value, parameter, unknown_values
 from ruledsl.analysis.initial_order import initial_order
 from ruledsl.analysis.resolve import Flat, check_new_name
-from ruledsl.analysis.statements import Statements
+from ruledsl.analysis.statements import statements, type_lets
 from ruledsl.analysis.typed import TypedPhase, TypedRule
 from ruledsl.diagnostics import Diagnostics
 from ruledsl.ir.phases import INIT, TASK
@@ -24,48 +25,53 @@ def check_types(
 
     `places` says where a value was written, if it was written in a rule.
     """
-    return _Checker(flat, values, diagnostics, places).check()
+    context = Context(flat, values, diagnostics, places)
+    _declarations(context)
+    _phases(context)
+    statements(context, flat.items, context.rule.phases[TASK], context.scope, None)
+
+    def check(other: Flat, values: Values, places: Mapping[str, SourceLocation]) -> TypedRule:
+        return check_types(other, values, diagnostics, places)
+
+    schedule(context)
+    optimizers(context, check)
+    constraints(context, check)
+    unknown_values(context)
+    if context.kind == "optimizer" and not diagnostics.errors and not _moves_p(item for item, _ in flat.items):
+        help = "write `p <- p - lr * g`, for example"
+        context.report("E0228", flat.definition.name.span, flat.text, help)
+    context.rule.used = context.scope.used
+    return context.rule
 
 
-class _Checker(Statements, Composition):
-    """Goes through the items of one definition in order; the order of what it does, not of the items, matters."""
+def _declarations(context: Context) -> None:
+    """Parameters, tensors and named expressions; first values last, since they may read all of these."""
+    flat = context.flat
+    for located in flat.of(tree.Param):
+        parameter(context, located)
+    for located in flat.of(tree.Declaration):
+        declare(context, located)
+    context.scope.lets.update(lets_of(flat.items))
+    type_lets(context, flat.items, context.scope)
+    for located in flat.of(tree.Declaration):
+        initial_value(context, located)
+    _, cycle = initial_order(context.rule.declared)
+    if cycle:
+        place = context.rule.declared[cycle[0]].place
+        context.report("E0225", place.span, place.text, name=cycle[0], cycle=" -> ".join(cycle))
 
-    def check(self) -> TypedRule:
-        for located in self.flat.of(tree.Param):
-            self._param(located)
-        for located in self.flat.of(tree.Declaration):
-            self._declare(located)
-        self.scope.lets.update(lets_of(self.flat.items))
-        self._type_lets(self.flat.items, self.scope)
-        for located in self.flat.of(tree.Declaration):
-            self._initial(located)
-        _, cycle = initial_order(self.rule.declared)
-        if cycle:
-            place = self.rule.declared[cycle[0]].place
-            self._add("E0225", place.span, place.text, name=cycle[0], cycle=" -> ".join(cycle))
-        self.rule.phases[TASK] = TypedPhase(TASK, SourceLocation(self.flat.definition.name.span, self.flat.text))
-        for located in self.flat.of(tree.Phase):
-            assert isinstance(located.item, tree.Phase)
-            name = located.item.name.id
-            if name in (TASK, INIT):
-                self._add(
-                    "E0203", located.item.name.span, located.text, name=name, meaning="a phase that every rule has"
-                )
-            check_new_name(located.item.name, self.kind, located.text, self.diagnostics)
-            self.rule.phases[name] = TypedPhase(name, located.place(located.item.name.span))
-        self._statements(self.flat.items, self.rule.phases[TASK], self.scope, None)
-        self._schedule()
-        self._optimizers()
-        self._constraints()
-        self._unknown_values()
-        if self.kind == "optimizer" and not self.diagnostics.errors and not _moves_p(i for i, _ in self.flat.items):
-            help = "write `p <- p - lr * g`, for example"
-            self._add("E0228", self.flat.definition.name.span, self.flat.text, help)
-        self.rule.used = self.scope.used
-        return self.rule
 
-    def _check_other(self, other: Flat, values: Values, places: Mapping[str, SourceLocation]) -> TypedRule:
-        return check_types(other, values, self.diagnostics, places)
+def _phases(context: Context) -> None:
+    """Every phase by its name, without its statements."""
+    flat = context.flat
+    context.rule.phases[TASK] = TypedPhase(TASK, SourceLocation(flat.definition.name.span, flat.text))
+    for located in flat.of(tree.Phase):
+        assert isinstance(located.item, tree.Phase)
+        name = located.item.name
+        if name.id in (TASK, INIT):
+            context.report("E0203", name.span, located.text, name=name.id, meaning="a phase that every rule has")
+        check_new_name(name, context.kind, located.text, context.diagnostics)
+        context.rule.phases[name.id] = TypedPhase(name.id, located.place(name.span))
 
 
 def _moves_p(items: Iterable[tree.Item]) -> bool:
