@@ -18,7 +18,7 @@ from ruledsl.locality.contract import check_contract
 from ruledsl.locality.flow import Ledger, trace_flow
 from ruledsl.passes.differentiate import differentiate
 from ruledsl.passes.lower import lower
-from ruledsl.passes.simplify import Simplifier
+from ruledsl.passes.simplify import simplify
 from ruledsl.source import Source, SourceLocation, Span
 
 Lookup = Callable[[str], Found | None]
@@ -65,14 +65,6 @@ def check(found: Found, library: Library, values: Mapping[str, float | bool] | N
     ledger = trace_flow(equations)
     check_contract(typed, equations, ledger, diagnostics)
     return result(typed=typed, lowered=lowered, equations=equations, ledger=ledger)
-
-
-def simplify(equations: Equations) -> Equations:
-    """The canonical form of every equation, in one `Simplifier`, so that shared work is found across them."""
-    from dataclasses import replace
-
-    simplifier = Simplifier()
-    return replace(equations, equations=tuple(e.with_value(simplifier(e.value)) for e in equations.equations))
 
 
 def check_text(
