@@ -83,8 +83,6 @@ def _spread_out(g: Node, node: Node) -> Node:
     """A cotangent in the type of its node: a sum over an axis must find the axis, even where nothing differs on it."""
     if node.type.kind == "vector" and not node.type.axes <= g.type.axes:
         return make("mul", make("full_like", node, 1.0), g)
-    if node.type.kind in ("map", "parameter") and g.type.kind == "scalar":
-        return make("full_like", node, g)
     return g
 
 

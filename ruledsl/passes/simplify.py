@@ -20,8 +20,6 @@ from ruledsl.passes.products import Factors, factors_of, product_of, split, zero
 from ruledsl.passes.sums import sum_of
 from ruledsl.source import SourceLocation
 
-_SCALARS = ELEMENTWISE - {"mul", "div", "neg", "where"}  # these have canonical forms of their own
-
 
 def simplify(equations: Equations) -> Equations:
     """The canonical form of every equation; shared work is found across all of them."""
@@ -50,7 +48,7 @@ def _rewritten(
     place: SourceLocation | None,
 ) -> Node | None:
     values = [arg.constant if arg.type.kind == "scalar" else None for arg in args]
-    if op in _SCALARS and args and all(value is not None for value in values):
+    if op in ELEMENTWISE and all(value is not None for value in values):
         try:
             result = value_of(op, values)
         except NoValue:
