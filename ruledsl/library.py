@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from ruledsl.analysis.names import suggestion
-from ruledsl.analysis.resolve import Found, Library
+from ruledsl.analysis.resolve import Found
+from ruledsl.checked import Checked
 from ruledsl.diagnostics import Diagnostic, RuleError, report
 from ruledsl.errors import UserError
 from ruledsl.language.parser import parse as parse_text
 from ruledsl.language.tree import File
-from ruledsl.pipeline import Checked, Lookup, check, check_text
+from ruledsl.pipeline import Lookup, check_text, checked_rule
 from ruledsl.rule import Rule
 from ruledsl.source import Source, Span
 
@@ -41,16 +41,16 @@ def load(name: str | Path, /, **values: float | bool) -> Rule:
     """
     path = Path(name)
     if isinstance(name, Path) or path.suffix == SUFFIX or path.parent != Path("."):
-        return _chosen(read(path), path.stem, values, beside=path.parent)
+        return checked_rule(read(path), path.stem, values, _lookup(path.parent), names)
     if name not in names():
         help = suggestion(str(name), names()) or "`ruledsl list` shows them"
         raise UserError(f"there is no rule called {name!r}", help)
-    return _chosen(read(folder() / f"{name}{SUFFIX}"), str(name), values)
+    return checked_rule(read(folder() / f"{name}{SUFFIX}"), str(name), values, _lookup(None), names)
 
 
 def parse(text: str, name: str = "<text>", **values: float | bool) -> Rule:
     """The rule in a text (the last definition, where there are several). Raises RuleError."""
-    return _chosen(Source(text, name), None, values)
+    return checked_rule(Source(text, name), None, values, _lookup(None), names)
 
 
 def check_file(path: Path) -> tuple[list[Checked], list[Diagnostic]]:
@@ -59,7 +59,7 @@ def check_file(path: Path) -> tuple[list[Checked], list[Diagnostic]]:
 
 
 def check_all(text: Source, beside: Path | None = None) -> tuple[list[Checked], list[Diagnostic]]:
-    """The same for a text, which may use the library and the definitions in a folder."""
+    """Every definition of a text, checked; it may use the library and the definitions in the folder `beside`."""
     return check_text(text, _lookup(beside), names)
 
 
@@ -74,17 +74,6 @@ def read(path: Path) -> Source:
         raise RuleError([report("E0109", Span(1, 1, 1, 1), text=Source("", str(path)))]) from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _chosen(text: Source, name: str | None, values: Mapping[str, float | bool], beside: Path | None = None) -> Rule:
-    file, syntax = parse_text(text)
-    definitions = file.definitions
-    if any(d.severity == "error" for d in syntax) or not definitions:
-        raise RuleError(syntax)
-    named = [d for d in definitions if d.name.id == name] or [d for d in definitions if d.kind == "rule"]
-    chosen = (named or list(definitions))[-1]
-    library = Library(file, text, _lookup(beside), names)
-    return Rule(check(Found(chosen, text), library, values))
 
 
 def _lookup(beside: Path | None) -> Lookup:

@@ -1,49 +1,64 @@
-"""The compiler, top to bottom: text in, checked rules out."""
+"""The compiler, top to bottom: text in, a program out; `check` is every stage but the last."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ruledsl.analysis.check_types import check_types
 from ruledsl.analysis.resolve import Found, Library, resolve
-from ruledsl.analysis.typed import TypedRule
 from ruledsl.analysis.unused import report_unused
-from ruledsl.diagnostics import Diagnostic, Diagnostics
-from ruledsl.ir.equations import Equations
+from ruledsl.checked import Checked
+from ruledsl.diagnostics import Diagnostic, Diagnostics, RuleError
 from ruledsl.language.parser import parse
-from ruledsl.language.tree import Definition
 from ruledsl.locality.contract import check_contract
-from ruledsl.locality.flow import Ledger, trace_flow
+from ruledsl.locality.flow import trace_flow
 from ruledsl.passes.differentiate import differentiate
 from ruledsl.passes.lower import lower
 from ruledsl.passes.simplify import simplify
+from ruledsl.rule import Rule
 from ruledsl.source import Source, SourceLocation, Span
+
+if TYPE_CHECKING:
+    from ruledsl.program import Program
 
 Lookup = Callable[[str], Found | None]
 
 
-@dataclass(frozen=True)
-class Checked:
-    """One definition after all stages. What a stage that failed would have given is None.
+def compile_rule(
+    text: Source,
+    backend: str,
+    values: Mapping[str, float | bool] | None = None,
+    fallback: Lookup = lambda name: None,
+    known: Callable[[], list[str]] = list,
+) -> Program:
+    """The compiler: from the text of a rule to a program of a backend.
 
-    `lowered` holds the equations as they were written (the reference interpreter executes these), `equations` the
-    canonical ones, which the ledger was read from and which a backend emits.
+    The last rule of the text is meant; `values` set its parameters, static ones too; `fallback` finds the definitions
+    that it names and that are not in the text, of which `known` gives the names. Raises RuleError with every
+    diagnostic, E06xx where the backend can't express the rule.
     """
+    from ruledsl.emit import emit  # checking a rule needs no templates
 
-    definition: Definition
-    text: Source
-    diagnostics: tuple[Diagnostic, ...]
-    typed: TypedRule | None = None
-    lowered: Equations | None = None
-    equations: Equations | None = None
-    ledger: Ledger = ()
+    return emit(checked_rule(text, None, values, fallback, known), backend)
 
-    @property
-    def errors(self) -> list[Diagnostic]:
-        """Those diagnostics that are errors."""
-        return [d for d in self.diagnostics if d.severity == "error"]
+
+def checked_rule(
+    text: Source,
+    name: str | None,
+    values: Mapping[str, float | bool] | None,
+    fallback: Lookup,
+    known: Callable[[], list[str]],
+) -> Rule:
+    """The definition called `name` (else the last rule, else the last definition) of a text. Raises RuleError."""
+    file, syntax = parse(text)
+    definitions = file.definitions
+    if any(d.severity == "error" for d in syntax) or not definitions:
+        raise RuleError(syntax)
+    named = [d for d in definitions if d.name.id == name] or [d for d in definitions if d.kind == "rule"]
+    chosen = (named or list(definitions))[-1]
+    return Rule(check(Found(chosen, text), Library(file, text, fallback, known), values))
 
 
 def check(found: Found, library: Library, values: Mapping[str, float | bool] | None = None) -> Checked:

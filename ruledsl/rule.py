@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ruledsl.checked import Checked
 from ruledsl.diagnostics import Diagnostic, RuleError
 from ruledsl.ir.equations import Equations
 from ruledsl.locality.flow import Ledger, Verdict, verdict
-from ruledsl.pipeline import Checked
 
 if TYPE_CHECKING:
     from ruledsl.program import Program

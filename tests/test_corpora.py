@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 import ruledsl
+from ruledsl.checked import Checked
 from ruledsl.diagnostics import Diagnostic, RuleError, render
 from ruledsl.emit import emitter
 from ruledsl.emit.backend import backend
 from ruledsl.library import check_file
 from ruledsl.messages import MESSAGES
-from ruledsl.pipeline import Checked
 from ruledsl.rule import Rule
 from ruledsl.source import Source
 from ruledsl.verification.executor import compare

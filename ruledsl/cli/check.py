@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ruledsl import library
+from ruledsl.checked import Checked
 from ruledsl.cli.files import rule_file
 from ruledsl.cli.main import CALL_WAS_WRONG, FINE, RULE_HAS_ERRORS
 from ruledsl.diagnostics import Diagnostic, RuleError, render
@@ -19,7 +20,6 @@ from ruledsl.errors import UserError
 from ruledsl.explain.ledger import as_json, as_table
 from ruledsl.explain.terminal import bold, count
 from ruledsl.locality.flow import verdict
-from ruledsl.pipeline import Checked
 
 
 @dataclass

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ruledsl.checked import Checked
 from ruledsl.library import _lookup, names
-from ruledsl.pipeline import Checked, check_text
+from ruledsl.pipeline import check_text
 from ruledsl.rule import Rule
 from ruledsl.source import Source
 

@@ -12,8 +12,8 @@ import time
 from functools import cache
 
 from ruledsl import library
+from ruledsl.checked import Checked
 from ruledsl.diagnostics import RuleError, render
-from ruledsl.pipeline import Checked
 from ruledsl.rule import Rule
 from ruledsl.source import Source
 

@@ -13,8 +13,8 @@ from random import Random
 
 from generators.phrases import CONSTANTS, MAPS, SMOOTH, Names, NoSuchValue, Phrases
 from ruledsl import library
+from ruledsl.checked import Checked
 from ruledsl.ir.types import OUT, PARAMETER, POST, PRE, SCALAR, Type, activity, map_between, per_unit
-from ruledsl.pipeline import Checked
 from ruledsl.rule import Rule
 from ruledsl.source import Source
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ruledsl.checked import Checked
 from ruledsl.library import _lookup, names
 from ruledsl.locality.flow import verdict
-from ruledsl.pipeline import Checked, check_text
+from ruledsl.pipeline import check_text
 from ruledsl.source import Source
 
 FIXED = "fixed B : post -> pre ~ normal(0, 1)\n"

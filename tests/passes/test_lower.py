@@ -8,8 +8,8 @@ import numpy as np
 from passes.values import LAYERS, checked, values_of
 
 import ruledsl
+from ruledsl.checked import Checked
 from ruledsl.ir.nodes import reads, walk
-from ruledsl.pipeline import Checked
 from ruledsl.reference import run_phase
 from ruledsl.reference.interpreter import evaluate
 

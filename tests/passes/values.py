@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ruledsl.checked import Checked
 from ruledsl.ir import nodes
 from ruledsl.ir.nodes import Node, walk
 from ruledsl.ir.operations import OPERATIONS
 from ruledsl.ir.types import POST, PRE, activity, map_between, per_unit
 from ruledsl.library import _lookup, names
-from ruledsl.pipeline import Checked, check_text
+from ruledsl.pipeline import check_text
 from ruledsl.reference.interpreter import evaluate
 from ruledsl.source import Source
 from ruledsl.verification.cases import random_values, reference_layer
