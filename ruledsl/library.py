@@ -64,7 +64,7 @@ def check_all(text: Source, beside: Path | None = None) -> tuple[list[Checked], 
 
 
 def read(path: Path) -> Source:
-    """A file as text. Raises UserError when it can't be read, RuleError when it is no text."""
+    """A file as text. Raises UserError when it can't be read, RuleError when it isn't UTF-8 text."""
     try:
         if path.stat().st_size > LARGEST_FILE:
             place, size = Source("", str(path)), path.stat().st_size

@@ -71,12 +71,12 @@ MESSAGES |= {
     "E0319": "{what} must be {wanted}, but this is {found}",
     "E0320": "`{word}` is no axis",
     "E0321": "`post[k]` can only be where a map comes from, in `post[k] -> pre`",
-    # --- E04: energies and their derivatives (ir/differentiate.py) ---
+    # --- E04: energies and their derivatives (passes/differentiate.py) ---
     "E0401": "an energy must be a scalar, but this is {found}",
     "E0402": "`minimize` can change weights, but `{name}` is {found}",
     "E0403": "`{operation}` has no derivative, and this energy would need it",
     "E0404": "this energy does not depend on `{name}`",
-    # --- E05: locality (analysis/contract.py) ---
+    # --- E05: locality (locality/contract.py) ---
     "E0501": "{channel} -> {sink} is not allowed: {why}",
     "E0502": "{channel} -> {sink} is forbidden by the rule itself: {why}",
     "W0503": "{flow} is allowed, but nothing needs it",

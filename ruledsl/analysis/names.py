@@ -68,7 +68,7 @@ VISIBLE: dict[str, frozenset[str]] = {
 
 
 MOST_CANDIDATES = 500
-LONGEST_NAME = 60  # comparing longer ones takes long, and nobody misspells them
+LONGEST_NAME = 60  # comparing longer ones takes long, and they are not slips of one who types
 
 
 def meaning(name: str) -> str:

@@ -45,7 +45,7 @@ class Scope:
     text: Source
     declared: dict[str, Type] = field(default_factory=dict)
     families: set[str] = field(default_factory=set)
-    untyped: set[str] = field(default_factory=set)  # declared with a type that there is not
+    untyped: set[str] = field(default_factory=set)  # declared with a type that has a mistake in it
     scalars: set[str] = field(default_factory=set)
     constants: dict[str, float | bool] = field(default_factory=dict)
     lets: dict[str, Lazy] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Scope:
         return replace(self, lets={**self.lets, **lets}, text=text or self.text)
 
     def at(self, text: Source) -> Scope:
-        """The same scope for an expression that stands in another text."""
+        """The scope for an expression that stands in another text, where its mistakes are then shown."""
         return self if text is self.text else replace(self, text=text)
 
     # --- reporting ---

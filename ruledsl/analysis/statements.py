@@ -178,26 +178,26 @@ def _stored(context: Context, node: Node | None, type: Type, what: str, expr: tr
 
 
 def _grad(context: Context, item: tree.Grad, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:
-    type = _target(context, item.target, scope.text, ("weight",))
-    value = expression(scope, item.value)
-    if type is None:
-        return
-    value = _stored(context, value, type, f"the pseudo-gradient of `{item.target.id}`", item.value, scope.text)
+    value = _right_side(context, item, scope, ("weight",), f"the pseudo-gradient of `{item.target.id}`")
     if value is not None:
-        place = SourceLocation(item.span, scope.text)
-        optimizer = _by(context, item.by, scope.text)
+        optimizer, place = _by(context, item.by, scope.text), SourceLocation(item.span, scope.text)
         _update(context, Update("grad", (item.target.id,), value, optimizer, condition, place), phase)
 
 
 def _assign(context: Context, item: tree.Assign, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:
-    type = _target(context, item.target, scope.text, ("weight", "state"))
-    value = expression(scope, item.value)
-    if type is None:
-        return
-    value = _stored(context, value, type, f"the new `{item.target.id}`", item.value, scope.text)
+    value = _right_side(context, item, scope, ("weight", "state"), f"the new `{item.target.id}`")
     if value is not None:
         place = SourceLocation(item.span, scope.text)
         _update(context, Update("assign", (item.target.id,), value, TASK, condition, place), phase)
+
+
+def _right_side(
+    context: Context, item: tree.Grad | tree.Assign, scope: Scope, kinds: tuple[str, ...], what: str
+) -> Node | None:
+    """The value for a target of one of the `kinds`, or None after reporting that one of the two does not fit."""
+    type = _target(context, item.target, scope.text, kinds)
+    value = expression(scope, item.value)
+    return None if type is None else _stored(context, value, type, what, item.value, scope.text)
 
 
 def _by(context: Context, by: tree.Ident | None, text: Source) -> str:

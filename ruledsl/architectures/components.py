@@ -177,7 +177,7 @@ class Activation:
     kind: ActivationKind
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The same."""
+        """The shape of its input."""
         return shape
 
     def parameter_count(self, shape: Shape) -> int:
@@ -193,7 +193,7 @@ class BatchNorm:
     affine: bool = True
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The same."""
+        """The shape of its input."""
         return shape
 
     def parameter_count(self, shape: Shape) -> int:
@@ -208,7 +208,7 @@ class Dropout:
     p: float
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The same."""
+        """The shape of its input."""
         return shape
 
     def parameter_count(self, shape: Shape) -> int:

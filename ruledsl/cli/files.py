@@ -22,6 +22,6 @@ def rule_file(argument: str) -> Path:
 
 
 def near(path: Path) -> Path:
-    """The same path, seen from the current folder where it lies below that."""
+    """A path as seen from the current folder, if it lies below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path

@@ -35,7 +35,7 @@ def _broken(expression: str, indent: int, used: int) -> list[str]:
     if indent + used + len(expression) <= WIDTH:
         return [expression]
     operator = _LEADING.match(expression)
-    if operator:  # stays in front of the brackets that its operand may get, as the name of an argument does
+    if operator:  # the operator stays before the bracket around its operand, as in `-(...)` or `mean=(...)`
         lines = _broken(expression[operator.end() :], indent, used + operator.end())
         return [operator[0] + lines[0], *lines[1:]]
     pad = " " * (indent + 4)

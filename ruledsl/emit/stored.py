@@ -20,7 +20,7 @@ class Storage:
         self._done: dict[int, Node] = {}
 
     def __call__(self, root: Node) -> Node:
-        """The same value with every map computed as it is stored."""
+        """The node of the value in which every map is computed in its stored orientation."""
         for node in walk(root):
             if id(node) not in self._done:
                 self._done[id(node)] = self._rewritten(node, tuple(self._done[id(arg)] for arg in node.args))

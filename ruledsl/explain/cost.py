@@ -67,7 +67,7 @@ class LayerSize:
         return {"pre": self.pre, "post": self.post, "out": self.classes}[space.name]
 
     def units(self, space: Space | None) -> int:
-        """The same without positions."""
+        """How many units (channels, in a convolution) a space has: its neurons at one position."""
         return {PRE: self.pre_units, POST: self.post_units}.get(space, self.neurons(space)) if space else 1
 
     def numbers(self, type: Type, batch: int = 1) -> int:

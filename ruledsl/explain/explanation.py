@@ -53,7 +53,7 @@ class Line:
 
     @property
     def left_latex(self) -> str:
-        """The same in LaTeX."""
+        """The left-hand side in LaTeX."""
         if self.role == "send":
             return r"\mathrm{send}"
         return rf"\operatorname{{grad}} {name(self.target)}" if self.role == "grad" else name(self.target)
@@ -142,7 +142,7 @@ class Explanation:
         return self.rule.ledger
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """The explanation as plain values, for `--json`."""
         rule = self.rule
         entries = [
             {"source": e.source, "sink": e.sink, "channel": e.channel, "phase": e.phase, "line": e.line}

@@ -13,7 +13,7 @@ LONG = 24  # characters
 
 
 def readable(roots: Sequence[Node], taken: frozenset[str]) -> list[Node]:
-    """The same values with better names, which differ from those in `taken`. A root has a name only if it is read.
+    """The values under better names, which differ from those in `taken`. A root has a name only if it is read.
 
     `outer(x, delta)` stands for `outer(delta, x).T`; two different values never have the same name; long values that
     are read more than once, and choices in the middle of a formula, are called t1, t2, ...

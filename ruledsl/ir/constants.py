@@ -18,7 +18,7 @@ class NoValue(Exception):
 
 
 def value_of(op: str, arguments: Sequence[Value | None]) -> Value | None:
-    """The value of `op`, or None where an argument is no constant (None). Raises NoValue."""
+    """The value of `op`, or None where an argument is unknown (None). Raises NoValue."""
     if op == "div" and arguments[1] == 0:
         raise NoValue("it divides by zero")
     number = OPERATIONS[op].number if op in OPERATIONS else None

@@ -26,7 +26,7 @@ class Equation:
     optimizer: str = "task"
 
     def with_value(self, value: Node) -> Equation:
-        """The same equation with another right-hand side."""
+        """The equation with another right-hand side."""
         return replace(self, value=value)
 
 

@@ -92,7 +92,7 @@ def rewrite(root: Node, rule: Callable[[Node, tuple[Node, ...]], Node], memo: di
 
 
 def with_args(node: Node, args: tuple[Node, ...]) -> Node:
-    """The same operation on other arguments."""
+    """The node's operation on other arguments; the node itself where they are its own."""
     if all(new is old for new, old in zip(args, node.args, strict=True)):
         return node
     return Node(node.op, args, node.attrs, node.type, node.place, node.name)

@@ -58,12 +58,12 @@ class Type:
 
     @property
     def number(self) -> Type:
-        """The same, of numbers instead of truth values."""
+        """The type of numbers with this shape."""
         return replace(self, boolean=False)
 
     @property
     def condition(self) -> Type:
-        """The same, of truth values."""
+        """The type of truth values with this shape."""
         return replace(self, boolean=True)
 
     @property

@@ -87,9 +87,11 @@ class _Flow:
         self.equations = equations
         self.ordered = _sources_first(equations)
         self.content: dict[str, Labels] = {}
-        self.first: dict[str, Labels] = {}  # the same before the first step, when nothing has been learned yet
+        self.first: dict[str, Labels] = {}  # what tensors hold before the first step
         self.driven: dict[str, Labels] = {}  # by phase: what the activity that drives it depends on
-        self.memo: dict[tuple[str, int], Labels] = {}  # a signal is not the same in every phase
+        self.memo: dict[
+            tuple[str, int], Labels
+        ] = {}  # by phase and node: in a driven phase `x` depends on other things
 
     def iterate(self) -> None:
         """Until nothing more is learned: labels only ever grow, and there are finitely many."""

@@ -25,7 +25,7 @@ def joined(node: Node, labels_of: LabelsOf) -> Labels:
 
 
 def nothing(node: Node, labels_of: LabelsOf) -> Labels:
-    """Sizes are no information."""
+    """Sizes are known everywhere: nothing is told."""
     return NOTHING
 
 
@@ -81,7 +81,7 @@ def sign_of(node: Node, labels_of: LabelsOf, reader: Node) -> Labels:
         waiting.pop()
         leaf = part.args[0] if part.op == "transpose" else part
         if leaf.op == "tensor":
-            # The sign of a state says more of what went into it than that one's sign: `s <- W - 1` compares W with 1.
+            # After `s <- W - 1`, the sign of s tells whether W exceeds 1: more than the sign of W.
             signs[id(part)] = labels.sign_only(labels_of(part), str(leaf.attrs[0]), reader.place)
         elif part.op == "where":
             condition, then, otherwise = part.args

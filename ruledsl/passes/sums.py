@@ -41,7 +41,7 @@ def _one_outer(
         return None
     if op == "add" and left.op not in ("add", "sub"):
         left, right = right, left
-    after: list[Node] = []  # the sums on the way down to the term that takes it up
+    after: list[Node] = []  # the sums passed on the way down to the term that merges with `right`
     while len(after) < MOST_TERMS:
         deeper = left.op in ("add", "sub") and left.args[0].type == left.args[1].type == type
         last = left.args[1] if deeper else left

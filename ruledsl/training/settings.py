@@ -37,7 +37,7 @@ def make_config(values: Mapping[str, Any]) -> Config:
 
 
 def parse_setting(setting: str) -> dict[str, Any]:
-    """`optimizer.lr=0.1` as `{"optimizer": {"lr": 0.1}}`. What is no TOML value is a text (`model.name=mlp`)."""
+    """`optimizer.lr=0.1` as `{"optimizer": {"lr": 0.1}}`. What is not TOML is a text (`model.name=mlp`)."""
     path, equals, text = setting.partition("=")
     names = [name.strip() for name in path.split(".")]
     if not equals or not all(names):
@@ -79,7 +79,8 @@ def _worded(error: ValidationError) -> tuple[str, str | None]:
     problem = error.errors()[0]
     path = [str(part) for part in problem["loc"]]
     if path[:1] == ["parameters"]:
-        path[2:] = [part for part in path[2:] if part in ParameterSchedule.model_fields]  # not what it was taken for
+        # pydantic adds which kind of value it tried: a number or a schedule. Only a field of the latter is a place.
+        path[2:] = [part for part in path[2:] if part in ParameterSchedule.model_fields]
     field = ".".join(path)
     if problem["type"] == "extra_forbidden":
         section = _section(path[:-1])

@@ -90,7 +90,7 @@ class Prepared:
         return next((schedule for schedule in schedules if schedule != Schedule()), Schedule())
 
     def with_folder(self, folder: Path) -> Prepared:
-        """The same run into another folder."""
+        """This run, writing into another folder."""
         return replace(self, config=self.config.model_copy(update={"out": folder}))
 
     @property
@@ -124,7 +124,7 @@ def prepare_with(
     programs: tuple[Program | None, Program | None],
     dataset: Dataset | None = None,
 ) -> Prepared:
-    """The same for programs that are compiled already (None: the backend's own backpropagation) and loaded data."""
+    """A run of programs that are compiled already (None: the backend's own backpropagation), on loaded data."""
     need("safetensors", "saving weights", "train")
     if config.tensorboard:
         need("tensorboardX", "TensorBoard events", "train")

@@ -35,7 +35,7 @@ _MARGIN, _STEP = 16.0, 1e-2
 def reference_results(
     equations: Equations, phase: str, geometry: Geometry, values: Mapping[str, Any], dtype: Any = np.float64
 ) -> Results:
-    """The same from the reference interpreter, on the equations as they were lowered."""
+    """What the functions of a phase should give: the reference interpreter on the equations as they were lowered."""
     with np.errstate(all="ignore"):  # infinities are compared like everything else
         outputs = run_phase(equations, phase, reference_layer(geometry), values, dtype)
     results: Results = {} if outputs.send is None else {"send": outputs.send}

@@ -11,7 +11,7 @@ from ruledsl.ir.nodes import Node, rewrite, with_args
 from ruledsl.ir.operations import OPERATIONS
 from ruledsl.ir.types import SCALAR, Type
 
-LESS = 0.7  # so that what is passed on twice does not cancel
+LESS = 0.7  # the weight of a second argument: in `max(a, -a)` a plain sum would cancel
 
 
 def relaxed(root: Node) -> Node:

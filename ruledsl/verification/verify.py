@@ -51,7 +51,7 @@ def verify(rule: Rule, backend: str) -> Iterator[Row]:
 
 
 def verify_program(rule: Rule, program: Program, executor: Executor, dependent: Dependent | None) -> Iterator[Row]:
-    """The same for a program that may have been changed since it was compiled."""
+    """The rows of a program of the rule, which may have been changed since it was compiled."""
     yield from _equality(rule, program, executor)
     pairs = promises(rule.equations, rule.ledger, FEW[0], program) if rule.kind != "optimizer" else []
     yield from _interference(rule, program, executor, pairs)

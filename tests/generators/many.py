@@ -40,12 +40,12 @@ def differences(
 
 
 def in_torch(seed: int) -> list[str]:
-    """The same in PyTorch, in both precisions."""
+    """Where PyTorch differs from the reference, in both precisions."""
     return differences(seed, "torch")
 
 
 def in_jax(seed: int) -> list[str]:
-    """The same in JAX, in one precision and on few shapes, since JAX compiles every operation for every shape."""
+    """Where JAX differs, in one precision and on few shapes, since it compiles every operation for every shape."""
     precision: Precision = "float64" if seed // 8 % 2 else "float32"
     if seed % FORGETTING == 0:
         importlib.import_module("jax").clear_caches()

@@ -78,7 +78,7 @@ class Names:
         return [name for known in (self.tensors, self.lets) for name, found in known.items() if found == type]
 
     def with_lets(self, lets: dict[str, Type]) -> Names:
-        """The same and more lets."""
+        """These names and more lets."""
         return replace(self, lets={**self.lets, **lets})
 
 
