@@ -1,7 +1,7 @@
-"""Productions of the grammar -> nodes of the tree, from the leaves up: one function for each name in grammar.lark.
+"""Productions of the grammar -> nodes of the tree, from the leaves up, while Lark reads.
 
-A function gets the values of its production, tokens included, and the stretch of text that they cover.
-Nothing here calls itself, so that text of any depth is safe to read.
+Nothing here calls itself, so that text of any depth is safe to read, and nothing changes a value that it was given,
+so that the parser may read a statement twice.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
+
+from lark import Transformer, v_args
 
 from ruledsl.diagnostics import Diagnostic, report
 from ruledsl.language import tree
@@ -47,10 +49,11 @@ class _Second(NamedTuple):
     span: Span
 
 
-def build(builder: str, values: Values) -> Any:
-    """The value of a production; raises Refused."""
-    span = values[0].span.to(values[-1].span)
-    return BUILDERS[builder](values, span)
+class _Chain(NamedTuple):
+    """A sequence that grows at its end and of which every beginning stays as it was."""
+
+    before: _Chain | None
+    last: Any
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:
@@ -84,59 +87,6 @@ def _shallow(expr: Expr) -> Expr:
     raise too_deep(expr.span)
 
 
-# --- expressions -------------------------------------------------------------------------------------------
-
-
-def _binary(v: Values, span: Span) -> Expr:
-    return tree.Binary.model_construct(span=span, op=v[1].text, left=v[0], right=v[2])
-
-
-def _unary(v: Values, span: Span) -> Expr:
-    return tree.Unary.model_construct(span=span, op=v[0].text, operand=v[1])
-
-
-def _conditional(v: Values, span: Span) -> Expr:
-    return tree.Conditional.model_construct(span=span, condition=v[1], then=v[3], otherwise=v[5])
-
-
-def _transpose(v: Values, span: Span) -> Expr:
-    return tree.Transpose.model_construct(span=span, operand=v[0])
-
-
-def _group(v: Values, span: Span) -> Expr:
-    """`(a + b)` is `a + b`, except that the place of it includes the brackets."""
-    return cast(Expr, v[1].model_copy(update={"span": span}))
-
-
-def _number(v: Values, span: Span) -> Expr:
-    return tree.Number.model_construct(span=span, value=float(v[0].text), text=v[0].text)
-
-
-def _boolean(v: Values, span: Span) -> Expr:
-    return tree.Boolean.model_construct(span=span, value=v[0].text == "true")
-
-
-def _name(v: Values, span: Span) -> Expr:
-    return tree.Name.model_construct(span=span, id=v[0].text)
-
-
-def _index(v: Values, span: Span) -> Expr:
-    return tree.Index.model_construct(span=span, id=v[0].text, index=v[2].text)
-
-
-def _call(v: Values, span: Span) -> Expr:
-    function = Ident.model_construct(span=v[0].span, id=v[0].text)
-    arguments = [value for value in v[2:-1] if not isinstance(value, Token)]
-    keywords = _keywords(arguments)
-    args = tuple(arguments[: len(arguments) - len(keywords)])
-    for late in args:
-        if isinstance(late, Keyword):
-            reason = "an argument without a name comes before all arguments with one"
-            misplaced = next(a for a in arguments[arguments.index(late) :] if not isinstance(a, Keyword))
-            raise Refused(report("E0110", misplaced.span, written=short(print_expression(misplaced)), reason=reason))
-    return tree.Call.model_construct(span=span, function=function, args=args, keywords=keywords)
-
-
 def _keywords(arguments: Values) -> tuple[Keyword, ...]:
     """The arguments with a name, each given once; raises Refused."""
     keywords = tuple(argument for argument in arguments if isinstance(argument, Keyword))
@@ -148,19 +98,8 @@ def _keywords(arguments: Values) -> tuple[Keyword, ...]:
     return keywords
 
 
-def _keyword(v: Values, span: Span) -> Keyword:
-    return Keyword.model_construct(span=span, name=v[0], value=v[2])
-
-
-# --- pieces ------------------------------------------------------------------------------------------------
-
-
-def _ident(v: Values, span: Span) -> Ident:
-    return Ident.model_construct(span=span, id=v[0].text)
-
-
 def _text(token: Token) -> str:
-    return re.sub(r'\\(["\\])', r"\1", token.text[1:-1])
+    return re.sub(r'\\(["\\])', r"\1", token.value[1:-1])
 
 
 def _doc(v: Values) -> str | None:
@@ -168,135 +107,193 @@ def _doc(v: Values) -> str | None:
     return _text(v[-1]) if isinstance(v[-1], Token) and v[-1].type == "STRING" else None
 
 
-def _space(v: Values, span: Span) -> tree.SpaceRef:
-    return tree.SpaceRef.model_construct(span=span, id=v[0].text, index=v[2].text if len(v) > 1 else None)
-
-
-def _type(v: Values, span: Span) -> tree.TypeRef:
-    return tree.TypeRef.model_construct(span=span, source=v[0] if len(v) > 1 else None, target=v[-1])
-
-
-def _interval(v: Values, span: Span) -> tree.Interval:
-    return tree.Interval.model_construct(
-        span=span, low=v[2], high=v[4], low_closed=v[1].text == "[", high_closed=v[5].text == "]"
-    )
-
-
 def _by(v: Values) -> Ident | None:
     return v[-1].name if isinstance(v[-1], _Second) else None
 
 
-# --- items -------------------------------------------------------------------------------------------------
+def _in_order(chain: _Chain | None) -> tuple[Any, ...]:
+    """The parts of a sequence, from its first."""
+    parts = []
+    while chain is not None:
+        parts.append(chain.last)
+        chain = chain.before
+    return tuple(reversed(parts))
 
 
-def _source(v: Values, span: Span) -> Item:
-    return tree.Source.model_construct(span=span, text=_text(v[1]))
+def _with_span(method: Callable[[Values, Span], Any], name: str, values: Values, meta: object) -> Any:
+    """Give a method, besides the values of its production, the stretch of text that they cover."""
+    return method(values, values[0].span.to(values[-1].span))
 
 
-def _param(v: Values, span: Span) -> Item:
-    static = v[0].type == "STATIC"
-    _, name, _, default, *rest = v[static:]
-    interval = rest[0] if rest and isinstance(rest[0], tree.Interval) else None
-    return tree.Param.model_construct(
-        span=span, name=name, default=default, interval=interval, doc=_doc(v), static=static
-    )
+@v_args(wrapper=_with_span)
+class TreeBuilder(Transformer[Token, tuple[tree.Definition, ...]]):
+    """The callbacks of Lark: one method for each name in grammar.lark, which raises Refused.
 
+    A method gets the values of its production, signs and keywords included.
+    """
 
-def _declaration(v: Values, span: Span) -> Item:
-    return tree.Declaration.model_construct(
-        span=span, kind=v[0].text, name=v[1], type=v[3], random=v[4].text == "~", initial=v[5], doc=_doc(v)
-    )
+    @v_args(inline=True)
+    def start(self, definitions: _Chain | None) -> tuple[tree.Definition, ...]:
+        return _in_order(definitions)
 
+    @v_args(inline=True)
+    def sequence(self, before: _Chain | None = None, *part: Any) -> _Chain | None:
+        return _Chain(before, *part) if part else None
 
-def _let(v: Values, span: Span) -> Item:
-    return tree.Let.model_construct(span=span, name=v[1], value=v[3])
+    def definition(self, v: Values, span: Span) -> tree.Definition:
+        title = _text(v[2]) if len(v) > 3 else None
+        return tree.Definition.model_construct(span=span, kind=v[0].value, name=v[1], title=title, body=v[-1].items)
 
+    def body(self, v: Values, span: Span) -> _Body:
+        return _Body(_in_order(v[1]), span)
 
-def _primitive(v: Values, span: Span) -> Item:
-    return tree.Primitive.model_construct(span=span, name=v[1], value=v[3])
+    # --- expressions -------------------------------------------------------------------------------------------
 
+    def binary(self, v: Values, span: Span) -> Expr:
+        return tree.Binary.model_construct(span=span, op=v[1].value, left=v[0], right=v[2])
 
-def _feedback(v: Values, span: Span) -> Item:
-    return tree.Feedback.model_construct(span=span, slot=v[1], value=v[3])
+    def unary(self, v: Values, span: Span) -> Expr:
+        return tree.Unary.model_construct(span=span, op=v[0].value, operand=v[1])
 
+    def conditional(self, v: Values, span: Span) -> Expr:
+        return tree.Conditional.model_construct(span=span, condition=v[1], then=v[3], otherwise=v[5])
 
-def _grad(v: Values, span: Span) -> Item:
-    return tree.Grad.model_construct(span=span, target=v[1], value=v[3], by=_by(v))
+    def transpose(self, v: Values, span: Span) -> Expr:
+        return tree.Transpose.model_construct(span=span, operand=v[0])
 
+    def group(self, v: Values, span: Span) -> Expr:
+        """`(a + b)` is `a + b`, except that the place of it includes the brackets."""
+        return cast(Expr, v[1].model_copy(update={"span": span}))
 
-def _assign(v: Values, span: Span) -> Item:
-    return tree.Assign.model_construct(span=span, target=v[0], value=v[2])
+    def number(self, v: Values, span: Span) -> Expr:
+        return tree.Number.model_construct(span=span, value=float(v[0].value), text=v[0].value)
 
+    def boolean(self, v: Values, span: Span) -> Expr:
+        return tree.Boolean.model_construct(span=span, value=v[0].value == "true")
 
-def _minimize(v: Values, span: Span) -> Item:
-    return tree.Minimize.model_construct(span=span, energy=v[1], over=v[3].names, by=_by(v))
+    def name(self, v: Values, span: Span) -> Expr:
+        return tree.Name.model_construct(span=span, id=v[0].value)
 
+    def index(self, v: Values, span: Span) -> Expr:
+        return tree.Index.model_construct(span=span, id=v[0].value, index=v[2].value)
 
-def _optimizer_choice(v: Values, span: Span) -> Item:
-    return tree.OptimizerChoice.model_construct(span=span, slot=v[1], value=_shallow(v[3]))
+    def call(self, v: Values, span: Span) -> Expr:
+        function = Ident.model_construct(span=v[0].span, id=v[0].value)
+        arguments = [value for value in v[2:-1] if not isinstance(value, Token)]
+        keywords = _keywords(arguments)
+        args = tuple(argument for argument in arguments if not isinstance(argument, Keyword))
+        late = next((arg for arg, argument in zip(args, arguments, strict=False) if arg is not argument), None)
+        if late is not None:
+            reason = "an argument without a name comes before all arguments with one"
+            written = short(print_expression(_shallow(late)))
+            raise Refused(report("E0110", late.span, written=written, reason=reason))
+        return tree.Call.model_construct(span=span, function=function, args=args, keywords=keywords)
 
+    def keyword(self, v: Values, span: Span) -> Keyword:
+        return Keyword.model_construct(span=span, name=v[0], value=v[2])
 
-def _when(v: Values, span: Span) -> Item:
-    return tree.When.model_construct(span=span, condition=v[1], body=v[2].items)
+    # --- pieces ------------------------------------------------------------------------------------------------
 
+    def ident(self, v: Values, span: Span) -> Ident:
+        return Ident.model_construct(span=span, id=v[0].value)
 
-def _after_step(v: Values, span: Span) -> Item:
-    return tree.AfterStep.model_construct(span=span, body=v[2].items)
+    def space(self, v: Values, span: Span) -> tree.SpaceRef:
+        return tree.SpaceRef.model_construct(span=span, id=v[0].value, index=v[2].value if len(v) > 1 else None)
 
+    def type(self, v: Values, span: Span) -> tree.TypeRef:
+        return tree.TypeRef.model_construct(span=span, source=v[0] if len(v) > 1 else None, target=v[-1])
 
-def _drive(v: Values, span: Span) -> Item:
-    return tree.Drive.model_construct(span=span, signal=v[1], value=v[3])
-
-
-def _phase(v: Values, span: Span) -> Item:
-    return tree.Phase.model_construct(span=span, name=v[1], body=v[2].items)
-
-
-def _schedule(v: Values, span: Span) -> Item:
-    return tree.Schedule.model_construct(span=span, entries=tuple(v[2:-1]))
-
-
-def _locality(v: Values, span: Span) -> Item:
-    return tree.Locality.model_construct(span=span, clauses=tuple(v[2:-1]))
-
-
-def _clause(v: Values, span: Span) -> tree.Clause:
-    sink = v[-1].name if isinstance(v[-1], _Second) else None
-    return tree.Clause.model_construct(span=span, verb=v[0].text, channel=v[1], argument=v[3], sink=sink)
-
-
-def _extends(v: Values, span: Span) -> Item:
-    return tree.Extends.model_construct(span=span, name=v[1])
-
-
-def _use(v: Values, span: Span) -> Item:
-    keywords = _keywords(v[2:])
-    for keyword in keywords:
-        _shallow(keyword.value)
-    return tree.Use.model_construct(span=span, name=v[1], keywords=keywords)
-
-
-def _definition(v: Values, span: Span) -> tree.Definition:
-    title = _text(v[2]) if len(v) > 3 else None
-    return tree.Definition.model_construct(span=span, kind=v[0].text, name=v[1], title=title, body=v[-1].items)
-
-
-BUILDERS: dict[str, Callable[[Values, Span], object]] = {
-    "expression": lambda v, span: _shallow(v[0]),
-    "body": lambda v, span: _Body(tuple(v[1:-1]), span),
-    "names": lambda v, span: _Names(tuple(value for value in v if isinstance(value, Ident)), span),
-    "by": lambda v, span: _Second(v[1], span),
-    "sink": lambda v, span: _Second(v[1], span),
-    "first": lambda v, span: tree.First.model_construct(span=span, count=v[1], phases=v[4].names),
-    "each": lambda v, span: tree.Each.model_construct(span=span, phases=v[3].names),
-    "alternate": lambda v, span: tree.Alternate.model_construct(span=span, phases=v[2].names),
-    **{
-        function.__name__.removeprefix("_"): function
-        for function in (
-            _binary, _unary, _conditional, _transpose, _group, _number, _boolean, _name, _index, _call, _keyword,
-            _ident, _space, _type, _interval, _source, _param, _declaration, _let, _primitive, _feedback, _grad,
-            _assign, _minimize, _optimizer_choice, _when, _after_step, _drive, _phase, _schedule, _locality, _clause,
-            _extends, _use, _definition,
+    def interval(self, v: Values, span: Span) -> tree.Interval:
+        return tree.Interval.model_construct(
+            span=span, low=v[2], high=v[4], low_closed=v[1].value == "[", high_closed=v[5].value == "]"
         )
-    },
-}  # fmt: skip
+
+    # --- items -------------------------------------------------------------------------------------------------
+
+    def source(self, v: Values, span: Span) -> Item:
+        return tree.Source.model_construct(span=span, text=_text(v[1]))
+
+    def param(self, v: Values, span: Span) -> Item:
+        static = v[0].type == "STATIC"
+        _, name, _, default, *rest = v[static:]
+        interval = rest[0] if rest and isinstance(rest[0], tree.Interval) else None
+        return tree.Param.model_construct(
+            span=span, name=name, default=default, interval=interval, doc=_doc(v), static=static
+        )
+
+    def declaration(self, v: Values, span: Span) -> Item:
+        return tree.Declaration.model_construct(
+            span=span, kind=v[0].value, name=v[1], type=v[3], random=v[4].value == "~", initial=v[5], doc=_doc(v)
+        )
+
+    def let(self, v: Values, span: Span) -> Item:
+        return tree.Let.model_construct(span=span, name=v[1], value=v[3])
+
+    def primitive(self, v: Values, span: Span) -> Item:
+        return tree.Primitive.model_construct(span=span, name=v[1], value=v[3])
+
+    def feedback(self, v: Values, span: Span) -> Item:
+        return tree.Feedback.model_construct(span=span, slot=v[1], value=v[3])
+
+    def grad(self, v: Values, span: Span) -> Item:
+        return tree.Grad.model_construct(span=span, target=v[1], value=v[3], by=_by(v))
+
+    def assign(self, v: Values, span: Span) -> Item:
+        return tree.Assign.model_construct(span=span, target=v[0], value=v[2])
+
+    def minimize(self, v: Values, span: Span) -> Item:
+        return tree.Minimize.model_construct(span=span, energy=v[1], over=v[3].names, by=_by(v))
+
+    def optimizer_choice(self, v: Values, span: Span) -> Item:
+        return tree.OptimizerChoice.model_construct(span=span, slot=v[1], value=_shallow(v[3]))
+
+    def when(self, v: Values, span: Span) -> Item:
+        return tree.When.model_construct(span=span, condition=v[1], body=v[2].items)
+
+    def after_step(self, v: Values, span: Span) -> Item:
+        return tree.AfterStep.model_construct(span=span, body=v[2].items)
+
+    def drive(self, v: Values, span: Span) -> Item:
+        return tree.Drive.model_construct(span=span, signal=v[1], value=v[3])
+
+    def phase(self, v: Values, span: Span) -> Item:
+        return tree.Phase.model_construct(span=span, name=v[1], body=v[2].items)
+
+    def schedule(self, v: Values, span: Span) -> Item:
+        return tree.Schedule.model_construct(span=span, entries=_in_order(v[2]))
+
+    def locality(self, v: Values, span: Span) -> Item:
+        return tree.Locality.model_construct(span=span, clauses=_in_order(v[2]))
+
+    def clause(self, v: Values, span: Span) -> tree.Clause:
+        sink = v[-1].name if isinstance(v[-1], _Second) else None
+        return tree.Clause.model_construct(span=span, verb=v[0].value, channel=v[1], argument=v[3], sink=sink)
+
+    def extends(self, v: Values, span: Span) -> Item:
+        return tree.Extends.model_construct(span=span, name=v[1])
+
+    def use(self, v: Values, span: Span) -> Item:
+        keywords = _keywords(v[2:])
+        for keyword in keywords:
+            _shallow(keyword.value)
+        return tree.Use.model_construct(span=span, name=v[1], keywords=keywords)
+
+    def expression(self, v: Values, span: Span) -> Expr:
+        return _shallow(v[0])
+
+    def names(self, v: Values, span: Span) -> _Names:
+        return _Names(tuple(value for value in v if isinstance(value, Ident)), span)
+
+    def by(self, v: Values, span: Span) -> _Second:
+        return _Second(v[1], span)
+
+    sink = by
+
+    def first(self, v: Values, span: Span) -> tree.First:
+        return tree.First.model_construct(span=span, count=v[1], phases=v[4].names)
+
+    def each(self, v: Values, span: Span) -> tree.Each:
+        return tree.Each.model_construct(span=span, phases=v[3].names)
+
+    def alternate(self, v: Values, span: Span) -> tree.Alternate:
+        return tree.Alternate.model_construct(span=span, phases=v[2].names)

@@ -1,6 +1,7 @@
-"""Text -> words and signs, with every slip of the pen in them; a bad one is reported and reading goes on.
+"""The lexer that Lark reads with: text -> words and signs, with every slip of the pen in them.
 
-Words and signs of the language come from the grammar (`Table.spellings`); names, numbers and texts are spelled here.
+Words and signs of the language come from the grammar; names, numbers and texts are spelled here. Lark's own lexers
+stop at a character that they don't know; this one reports it and goes on.
 """
 
 from __future__ import annotations
@@ -8,12 +9,16 @@ from __future__ import annotations
 import keyword
 import re
 import unicodedata
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+import lark
+from lark.common import LexerConf
+from lark.lexer import Lexer, LexerState
 
 from ruledsl.diagnostics import Diagnostic, report
 from ruledsl.language.slips import PYTHON_WORDS, SIGNS, STAND_INS
-from ruledsl.language.table import table
 from ruledsl.source import Source, Span
 
 LONGEST_FILE = 1_000_000  # characters
@@ -21,7 +26,9 @@ MOST_WORDS = 50_000  # words, signs and comments; the longest rule of the librar
 MOST_ERRORS = 100
 LONGEST_NUMBER = 60
 LONGEST_QUOTE = 40
+START = Span(1, 1, 1, 1)
 
+# The words of a schedule, which are names everywhere else.
 CONTEXTUAL = frozenset({"FIRST", "EPOCHS", "EACH", "STEP", "ALTERNATE"})
 
 _PYTHON = frozenset(keyword.kwlist) - {"if", "else", "or", "and", "not", "in"}
@@ -46,12 +53,23 @@ _SHAPES = r"""
 """
 
 
-class Token(NamedTuple):
+class Token(lark.Token):
     """A word, sign, name, number or text: the terminal of the grammar, the spelling, and the place."""
 
-    type: str
-    text: str
+    __slots__ = ("span",)
     span: Span
+
+    @classmethod
+    def at(cls, span: Span, type: str, value: str) -> Token:
+        """A token that stands there."""
+        token = cls(type, value, None, *span)
+        token.span = span
+        return token
+
+    @property
+    def is_name(self) -> bool:
+        """Whether a name may be spelled so."""
+        return self.type == "NAME" or self.type in CONTEXTUAL
 
 
 class Comment(NamedTuple):
@@ -61,48 +79,53 @@ class Comment(NamedTuple):
     span: Span
 
 
-class Words(NamedTuple):
-    """What a text consists of; the last token is `$END`. `complete` is false where reading was given up."""
+@dataclass
+class Words:
+    """A text, and what the lexer finds in it besides tokens. `complete` is false where it gave up."""
 
-    tokens: list[Token]
-    comments: list[Comment]
-    diagnostics: list[Diagnostic]
-    complete: bool
-
-
-@lru_cache
-def _shapes() -> tuple[re.Pattern[str], dict[str, str], dict[str, str]]:
-    """One pattern for everything, the terminals of the reserved words, and those of the signs."""
-    spellings = table().spellings
-    words = {spelling: name for name, spelling in spellings.items() if spelling.isalpha() and name not in CONTEXTUAL}
-    signs = {spelling: name for name, spelling in spellings.items() if not spelling.isalpha()}
-    longest_first = sorted(signs, key=lambda sign: (-len(sign), sign))
-    shapes = _SHAPES.replace("SIGNS", "|".join(map(re.escape, longest_first)).replace("#", r"\#"))
-    return re.compile(shapes, re.VERBOSE | re.DOTALL), words, signs
+    text: Source
+    comments: list[Comment] = field(default_factory=list)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    end: Span = START
+    complete: bool = True
 
 
-def read_words(text: Source) -> Words:
-    """The words of a text. Contextual keywords are read as names; the parser knows where they are none."""
-    if len(text.content) > LONGEST_FILE:
-        start = Span(1, 1, 1, 1)
-        too_long = report("E0107", start, text=text, size=len(text.content), limit=LONGEST_FILE)
-        return Words([Token("$END", "", start)], [], [too_long], complete=False)
-    return _Lexer(text).read()
+class RuleLexer(Lexer):
+    """Gives Lark the tokens of `Words`, which stand for the text."""
+
+    __future_interface__ = 2  # tells Lark that `lex` takes the lexer's state, in which Words are
+
+    def __init__(self, conf: LexerConf) -> None:
+        self.spellings = {terminal.name: terminal.pattern.value for terminal in conf.terminals}
+        self.reserved = {spelling: name for name, spelling in self.spellings.items() if spelling.isalpha()}
+        self.signs = {spelling: name for name, spelling in self.spellings.items() if not spelling.isalpha()}
+        longest_first = sorted(self.signs, key=lambda sign: (-len(sign), sign))
+        shapes = _SHAPES.replace("SIGNS", "|".join(map(re.escape, longest_first)).replace("#", r"\#"))
+        self.shapes = re.compile(shapes, re.VERBOSE | re.DOTALL)
+
+    def lex(self, lexer_state: LexerState, parser_state: object) -> Iterator[Token]:
+        """The tokens; contextual keywords are told from names by the grammar alone."""
+        reader = _Reader(self, cast(Words, lexer_state.text))
+        reader.read()
+        return iter(reader.tokens)
 
 
-class _Lexer:
-    def __init__(self, text: Source) -> None:
-        self.text = text
+class _Reader:
+    def __init__(self, lexer: RuleLexer, words: Words) -> None:
+        self.lexer = lexer
+        self.words = words
         self.tokens: list[Token] = []
-        self.comments: list[Comment] = []
-        self.diagnostics: list[Diagnostic] = []
 
-    def read(self) -> Words:
-        shapes, words, signs = _shapes()
-        content, tokens = self.text.content, self.tokens
-        line, line_start, complete = 1, 0, True
+    def read(self) -> None:
+        """Find all tokens."""
+        content, tokens, words = self.words.text.content, self.tokens, self.words
+        reserved, signs = self.lexer.reserved, self.lexer.signs
+        if len(content) > LONGEST_FILE:
+            self.complain("E0107", START, size=len(content), limit=LONGEST_FILE)
+            content = ""
+        line, line_start = 1, 0
         last_bad, bad = -1, 0
-        for match in shapes.finditer(content, 1 if content.startswith("\ufeff") else 0):
+        for match in self.lexer.shapes.finditer(content, 1 if content.startswith("\ufeff") else 0):
             shape, spelling, start = match.lastgroup, match.group(), match.start()
             if shape == "SPACE":
                 if newlines := spelling.count("\n"):
@@ -111,33 +134,34 @@ class _Lexer:
                 continue
             span = Span(line, start - line_start + 1, line, match.end() - line_start + 1)
             if shape == "NAME" and spelling.isascii() and spelling not in _PYTHON and spelling[0] != "_":
-                kind = words.get(spelling, "NAME")
-                tokens.append(Token(kind, spelling, span))
+                tokens.append(Token.at(span, reserved.get(spelling, "NAME"), spelling))
             elif shape == "SIGN":
-                tokens.append(Token(signs[spelling], spelling, span))
+                tokens.append(Token.at(span, signs[spelling], spelling))
             elif shape == "BAD":
                 self.bad_character(spelling[0], span, again=start == last_bad)
                 last_bad, bad = match.end(), bad + 1
             else:
                 assert shape is not None
-                getattr(self, shape.lower())(spelling, span, words)
-            if len(tokens) + len(self.comments) + bad > MOST_WORDS:
+                getattr(self, shape.lower())(spelling, span)
+            if len(tokens) + len(words.comments) + bad > MOST_WORDS:
                 self.complain("E0111", span, limit=MOST_WORDS)
-                complete = False
+                words.complete = False
                 break
-            if len(self.diagnostics) >= MOST_ERRORS:
-                complete = False
+            if len(words.diagnostics) >= MOST_ERRORS:
+                words.complete = False
                 break
         end = len(content) - line_start + 1
-        tokens.append(Token("$END", "", Span(line, end, line, end)))
-        return Words(tokens, self.comments, self.diagnostics, complete)
+        words.end = Span(line, end, line, end)
 
     def complain(self, code: str, span: Span, help: str | None = None, **values: object) -> None:
-        self.diagnostics.append(report(code, span, help=help, text=self.text, **values))
+        self.words.diagnostics.append(report(code, span, help=help, text=self.words.text, **values))
+
+    def add(self, span: Span, type: str, value: str) -> None:
+        self.tokens.append(Token.at(span, type, value))
 
     # --- one method for each shape that needs a second look ---
 
-    def name(self, spelling: str, span: Span, words: dict[str, str]) -> None:
+    def name(self, spelling: str, span: Span) -> None:
         odd = next((c for c in spelling if not c.isascii()), None)
         if odd is not None:
             self.complain("E0102", span, _about_letter(odd, spelling), character=odd)
@@ -145,25 +169,25 @@ class _Lexer:
             plain = spelling.strip("_")
             better = f"write `{short(plain)}`" if plain[:1].isalpha() else "choose another name"
             self.complain("E0110", span, better, written=short(spelling), reason="a name starts with a letter")
-        elif spelling not in words:
+        elif spelling not in self.lexer.reserved:
             reason = "Python, in which rules are compiled, keeps this word for itself"
             better = PYTHON_WORDS.get(spelling, f"choose another name, for example `{spelling}_`")
             self.complain("E0110", span, better, written=spelling, reason=reason)
-        self.tokens.append(Token(words.get(spelling, "NAME"), spelling, span))
+        self.add(span, self.lexer.reserved.get(spelling, "NAME"), spelling)
 
-    def number(self, spelling: str, span: Span, words: dict[str, str]) -> None:
+    def number(self, spelling: str, span: Span) -> None:
         help = _about_number(spelling)
         if help is not None:
             self.complain("E0106", span, help or None, written=short(spelling))
-        self.tokens.append(Token("NUMBER", "0" if help is not None else spelling, span))
+        self.add(span, "NUMBER", "0" if help is not None else spelling)
 
-    def transpose(self, spelling: str, span: Span, words: dict[str, str]) -> None:
+    def transpose(self, spelling: str, span: Span) -> None:
         if spelling != ".T":
             reason = "the only thing that may follow a dot is the `T` of a transpose"
             self.complain("E0110", span, written=short(spelling), reason=reason)
-        self.tokens.append(Token("TRANSPOSE", ".T", span))
+        self.add(span, "TRANSPOSE", ".T")
 
-    def string(self, spelling: str, span: Span, words: dict[str, str]) -> None:
+    def string(self, spelling: str, span: Span) -> None:
         self.look_for_hidden(spelling, span)
         for escape in _ESCAPE.finditer(spelling):
             if escape.group(1) not in '"\\':
@@ -172,36 +196,36 @@ class _Lexer:
                     "E0110", at, written=escape.group(), reason='a text knows the escapes `\\"` and `\\\\` only'
                 )
                 break
-        self.tokens.append(Token("STRING", spelling, span))
+        self.add(span, "STRING", spelling)
 
-    def open(self, spelling: str, span: Span, words: dict[str, str]) -> None:
+    def open(self, spelling: str, span: Span) -> None:
         self.look_for_hidden(spelling, span)
         self.complain("E0104", span, 'a text ends on the line where it starts, with `"`')
         written = spelling.rstrip()
-        self.tokens.append(Token("STRING", '""', span))
+        self.add(span, "STRING", '""')
         if written.endswith("{"):  # surely the brace of `rule name "Title {`
             column = span.column + len(written)
-            self.tokens.append(Token("LBRACE", "{", Span(span.line, column - 1, span.line, column)))
+            self.add(Span(span.line, column - 1, span.line, column), "LBRACE", "{")
 
-    def quoted(self, spelling: str, span: Span, words: dict[str, str]) -> None:
+    def quoted(self, spelling: str, span: Span) -> None:
         help = 'write it in double quotes: `"' + short(spelling[1:-1].replace('"', "")) + '"`'
         self.complain("E0110", span, help, written=short(spelling), reason="a text stands in double quotes")
-        self.tokens.append(Token("STRING", '""', span))
+        self.add(span, "STRING", '""')
 
-    def slashes(self, spelling: str, span: Span, words: dict[str, str]) -> None:
+    def slashes(self, spelling: str, span: Span) -> None:
         help = "a comment starts with `#`; a division is a single `/`"
         self.complain("E0110", span, help, written="//", reason="it has no meaning in a rule")
 
-    def compound(self, spelling: str, span: Span, words: dict[str, str]) -> None:
-        name = self.tokens[-1].text if self.tokens and self.tokens[-1].type == "NAME" else "B"
+    def compound(self, spelling: str, span: Span) -> None:
+        name = self.tokens[-1].value if self.tokens and self.tokens[-1].type == "NAME" else "B"
         help = f"write `{short(name)} <- {short(name)} {spelling[:-1]} ...`"
         self.complain("E0110", span, help, written=spelling, reason="an update is written with `<-`")
-        self.tokens.append(Token("ASSIGN", "<-", span))
+        self.add(span, "ASSIGN", "<-")
 
-    def comment(self, spelling: str, span: Span, words: dict[str, str]) -> None:
+    def comment(self, spelling: str, span: Span) -> None:
         written = spelling.rstrip()
         self.look_for_hidden(written, span)
-        self.comments.append(Comment(written, span))
+        self.words.comments.append(Comment(written, span))
 
     def bad_character(self, character: str, span: Span, again: bool) -> None:
         """Report it, unless the one before it was bad too; read it as the sign that it surely stands for."""
@@ -211,7 +235,7 @@ class _Lexer:
                 help = f"this is {_official_name(character)}; {help}"
             self.complain("E0102", span, help, character=visible(character))
         if character in STAND_INS:
-            self.tokens.append(Token(STAND_INS[character], table().spellings.get(STAND_INS[character], ".T"), span))
+            self.add(span, STAND_INS[character], self.lexer.spellings.get(STAND_INS[character], ".T"))
 
     def look_for_hidden(self, spelling: str, span: Span) -> None:
         if not spelling.isprintable() and (hidden := _HIDDEN.search(spelling)):

@@ -1,23 +1,34 @@
-"""Text -> syntax tree, and every error of the text in one go.
+"""Source -> syntax tree, and every error of the text in one go.
 
-The automaton of the grammar is driven here, for the sake of what happens at an error: the statement that it stands
-in is given up, and reading goes on with the next one, in the block where that one belongs.
+Lark reads. It is fed token by token, for the sake of what happens at an error: the statement that it stands in is
+given up, and reading goes on with the next one, in the block where that one belongs. So each open block keeps a copy
+of the parser as it was when the block's last statement started.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, cast
+
+from lark import UnexpectedToken
+from lark.parsers.lalr_interactive_parser import InteractiveParser
 
 from ruledsl.diagnostics import Diagnostic, report
-from ruledsl.language.automaton import Automaton
 from ruledsl.language.builder import DEEPEST, Refused, too_deep
-from ruledsl.language.lexer import CONTEXTUAL, MOST_ERRORS, Comment, Token, read_words
+from ruledsl.language.grammar import rule_parser, starts
+from ruledsl.language.landmarks import (
+    DEFINITIONS,
+    first_on_line,
+    past_block,
+    starts_definition,
+    starts_statement,
+    token_at,
+)
+from ruledsl.language.lexer import CONTEXTUAL, MOST_ERRORS, Comment, Token, Words
 from ruledsl.language.syntax_errors import Brace, Situation, complaint, missing_brace
-from ruledsl.language.table import table
-from ruledsl.language.tree import File
+from ruledsl.language.tree import Definition, File
 from ruledsl.source import Source, Span
 
-DEFINITIONS = frozenset({"RULE", "OPTIMIZER", "CONSTRAINT"})
 # How the head of a block is completed when it is wrong, so that what stands in the block can still be read.
 HEADS = {
     "WHEN": ("WHEN", "TRUE"),
@@ -27,8 +38,6 @@ HEADS = {
     "LOCALITY": ("LOCALITY",),
     **{kind: (kind, "NAME") for kind in DEFINITIONS},
 }
-AFTER_NAME = frozenset({"EQUAL", "COLON", "ASSIGN", "LBRACE"})
-NO_STATEMENT = {block: AFTER_NAME - {"LBRACE"} for block in ("WHEN", "PHASE", "SCHEDULE", "LOCALITY")}
 
 
 class Reading(NamedTuple):
@@ -51,84 +60,124 @@ def parse(text: Source) -> tuple[File, list[Diagnostic]]:
 
 def read(text: Source) -> Reading:
     """As `parse`, with the comments and tokens."""
-    words = read_words(text)
-    parser = _Parser(text, words.tokens, words.diagnostics)
-    if words.complete:
-        parser.run()
-    definitions, found = parser.automaton.definitions, parser.diagnostics
+    words = Words(text)
+    parser = _Parser(words)
+    definitions = parser.run() if words.complete else ()
+    found = parser.diagnostics
     if not definitions and not found:
         help = 'a file starts with `rule NAME "Title" {`, for example'
         found.append(report("E0108", Span(1, 1, 1, 1), help=help, text=text))
     found.sort(key=lambda diagnostic: diagnostic.span)
     named = tuple(definition for definition in definitions if definition.name.id)
-    file = File.model_construct(span=Span(1, 1, 1, 1).to(words.tokens[-1].span), definitions=named)
-    return Reading(file, found, words.comments, words.tokens)
+    file = File.model_construct(span=Span(1, 1, 1, 1).to(words.end), definitions=named)
+    return Reading(file, found, words.comments, parser.tokens)
+
+
+@dataclass
+class _Block:
+    """An open block, or the file itself, which has no brace."""
+
+    brace: Brace | None
+    starts: frozenset[str]  # the terminals that may start a statement in it, or end it
+    parser: InteractiveParser  # as it was where its last statement started
+    position: int  # of the first token that it had not read
 
 
 class _Parser:
-    def __init__(self, text: Source, tokens: list[Token], diagnostics: list[Diagnostic]) -> None:
-        self.text = text
-        self.lines = text.content.split("\n")
-        self.tokens = tokens
-        self.diagnostics = list(diagnostics)
-        self.bad_words = [diagnostic.span for diagnostic in diagnostics]
-        self.open_text = any(diagnostic.code == "E0104" for diagnostic in diagnostics)
-        self.automaton = Automaton()
-        self.braces: list[Brace] = []  # those that are open
+    def __init__(self, words: Words) -> None:
+        self.text = words.text
+        self.lines = words.text.content.split("\n")
+        self.lark = rule_parser().parse_interactive(words)
+        self.tokens: list[Token] = list(self.lark.lexer_thread.lex(self.lark.parser_state))
+        self.tokens.append(Token.at(words.end, "$END", ""))
+        self.diagnostics = list(words.diagnostics)
+        self.bad_words = [diagnostic.span for diagnostic in words.diagnostics]
+        self.open_text = any(diagnostic.code == "E0104" for diagnostic in words.diagnostics)
+        self.blocks: list[_Block] = []  # those that are open, the file first
         self.brackets: list[Token] = []  # those that are open in this statement
         self.misplaced: Brace | None = None  # the first brace whose partner stands further left than its line
         self.statement = 0  # the token that starts it
         self.given_up = -1  # where reading went wrong last
+        self.open_block(None, 0)
 
-    def run(self) -> None:
-        """Read all tokens."""
+    def run(self) -> tuple[Definition, ...]:
+        """Read all tokens; the definitions that were read to their end."""
         position: int | None = 0
         while position is not None and len(self.diagnostics) < MOST_ERRORS:
             position = self.step(position)
+        return cast(tuple[Definition, ...], self.blocks[0].parser.feed_token(self.tokens[-1]))
 
     def step(self, position: int) -> int | None:
         """Read one token; the position of the next one, or None where there is nothing left to do."""
-        token, automaton = self.tokens[position], self.automaton
-        if token.type == "LBRACE" and len(self.braces) == DEEPEST:
+        token, block = self.tokens[position], self.blocks[-1]
+        if token.type == "LBRACE" and len(self.blocks) > DEEPEST:
             self.report(too_deep(token.span).diagnostic)
             return None
-        before = automaton.states.copy()
-        lacks_brace = token.type == "OPTIMIZER" and bool(self.braces) and self.starts_definition(position)
+        if token.type == "OPTIMIZER" and len(self.blocks) > 1 and starts_definition(self.tokens, position):
+            return self.unexpected(position)
+        start = _copy(self.lark) if token.type in block.starts and self.block_may_end() else None
         try:
             if token.type in ("LPAR", "LSQB") and len(self.brackets) == DEEPEST:
                 raise too_deep(token.span)
-            if lacks_brace or not automaton.advance(self.terminal(token), token):
-                self.report_unexpected(position, before)
-                return self.resume(position)
+            self.lark.feed_token(token)
+        except UnexpectedToken:
+            self.lark = self.read_again(position)
+            return self.unexpected(position)
         except Refused as refused:
             self.report(refused.diagnostic)
             return self.resume(position)
-        if automaton.at_start():
-            self.statement = position
-            self.brackets.clear()
-        self.keep_count(token)
+        if start is not None:
+            block.parser, block.position = start, position
+            self.start_statement(position)
+        self.keep_count(position)
         return position + 1 if token.type != "$END" else None
 
-    def terminal(self, token: Token) -> str:
-        """What a token is here: `step` is a keyword after `each`, and a name elsewhere."""
-        keyword = token.text.upper()
-        if token.type == "NAME" and keyword in CONTEXTUAL and token.text.islower():
-            return keyword if table().accepts(self.automaton.states, keyword) else "NAME"
-        return token.type
-
-    def keep_count(self, token: Token) -> None:
-        """Note which brackets and braces are open."""
+    def keep_count(self, position: int) -> None:
+        """Note which brackets and blocks are open after this token."""
+        token = self.tokens[position]
         match token.type:
             case "LPAR" | "LSQB":
                 self.brackets.append(token)
             case "RPAR" | "RSQB":
                 del self.brackets[-1:]
             case "LBRACE":
-                self.braces.append(Brace(token, self.tokens[self.statement : self.statement + 2]))
-            case "RBRACE" if self.braces:
-                brace = self.braces.pop()
-                if self.indent(token) < self.indent(brace.token) and token.span.line != brace.token.span.line:
+                self.open_block(token, position + 1)
+            case "RBRACE":
+                brace = self.blocks[-1].brace
+                self.close_block(position + 1)
+                if brace and self.indent(token) < self.indent(brace.token) and token.span.line != brace.token.span.line:
                     self.misplaced = self.misplaced or brace
+
+    def start_statement(self, position: int) -> None:
+        """Note that what was read before this token is complete."""
+        self.statement = position
+        self.brackets.clear()
+
+    def open_block(self, brace: Token | None, following: int) -> None:
+        """Note that a block has started, or the file; `following` is the position of what stands in it."""
+        head = self.tokens[self.statement : self.statement + 2]
+        terminals = frozenset(symbol for symbol in self.lark.choices() if symbol.isupper())
+        opened = None if brace is None else Brace(brace, head)
+        self.blocks.append(_Block(opened, terminals, _copy(self.lark), following))
+
+    def close_block(self, following: int) -> None:
+        """Note that the innermost block has ended."""
+        self.blocks.pop()
+        self.blocks[-1].parser, self.blocks[-1].position = _copy(self.lark), following
+        self.start_statement(following)
+
+    def block_may_end(self) -> bool:
+        """Whether what was read of the innermost block might be complete: only there can a statement start."""
+        choices = self.lark.choices()
+        return "RBRACE" in choices or "$END" in choices
+
+    def read_again(self, position: int) -> InteractiveParser:
+        """The parser as it is before this token, which is one of the current statement or stands right after it."""
+        block = self.blocks[-1]
+        parser = _copy(block.parser)
+        for token in self.tokens[block.position : position]:
+            parser.feed_token(token)
+        return parser
 
     def indent(self, token: Token) -> int:
         """How far the line of a token is indented."""
@@ -139,27 +188,41 @@ class _Parser:
 
     def report(self, diagnostic: Diagnostic) -> None:
         """Add a diagnostic about this text."""
-        code, message, span, help = diagnostic.code, diagnostic.message, diagnostic.span, diagnostic.help
-        self.diagnostics.append(Diagnostic(code, message, span, help, self.text))
+        self.diagnostics.append(replace(diagnostic, text=self.text))
 
-    def report_unexpected(self, position: int, before: list[int]) -> None:
+    def unexpected(self, position: int) -> int | None:
+        """Say that a token can't stand here; the position where reading goes on, None if that is nowhere."""
+        self.report_unexpected(position)
+        begins = self.tokens[position].type in CONTEXTUAL or self.may_start_statement(position, 0)
+        if begins and (self.insert_brace(position) or self.insert_ends(position)):
+            return position
+        return self.resume(position)
+
+    def report_unexpected(self, position: int) -> None:
         """Say that a token can't stand here, unless a bad word in the same statement explains that already."""
         token = self.tokens[position]
         since = self.tokens[max(0, self.statement - 1)].span
         if self.open_text if token.type == "$END" else any(since <= bad <= token.span for bad in self.bad_words):
             return
-        blocks = self.automaton.shifts("RULE" if self.starts_definition(position) else token.type)
-        lacks_brace = token.type in table().starts and not blocks[0] and any(blocks)
-        brace = None if not self.braces else self.braces[-1] if lacks_brace else self.misplaced or self.braces[-1]
-        expected = table().expected(before)
+        blocks = self.blocks_for(position)
+        expected = self.lark.accepts()
+        if "NAME" in expected:
+            expected -= CONTEXTUAL
+        lacks_brace = token.type in starts() and not blocks[0] and any(blocks)
+        lacks_brace &= "RBRACE" in expected or first_on_line(self.tokens, position)
+        brace = self.blocks[-1].brace
+        if brace and not lacks_brace:
+            brace = self.misplaced or brace
         situation = Situation(self.tokens, position, expected, self.statement, brace, self.brackets, lacks_brace)
         self.report(complaint(situation))
 
+    def blocks_for(self, position: int) -> list[bool]:
+        """For each open block, from the innermost to the file itself: may what starts here stand in it?"""
+        terminal = "RULE" if starts_definition(self.tokens, position) else self.tokens[position].type
+        return [terminal in block.starts for block in reversed(self.blocks)]
+
     def resume(self, position: int) -> int | None:
         """Give up the current statement; the position where the next one starts, None if there is none."""
-        contextual = self.tokens[position].text.upper() in CONTEXTUAL
-        if (contextual or self.starts_statement(position, 0)) and self.insert_brace(position):
-            return position
         if position == self.given_up and self.tokens[position].type != "$END":
             position += 1  # no token is tried a third time
         self.given_up = position
@@ -169,9 +232,9 @@ class _Parser:
             if token.type == "LBRACE" and head is not None and self.complete_head(head, token):
                 return position
             if token.type == "LBRACE":
-                position = self.past_block(position)
+                position = past_block(self.tokens, position)
                 continue
-            if self.starts_statement(position, brackets) and self.enter_block_of(position):
+            if self.may_start_statement(position, brackets) and self.enter_block_of(position):
                 return position
             brackets += {"LPAR": 1, "LSQB": 1, "RPAR": -1, "RSQB": -1}.get(token.type, 0)
             position += 1
@@ -180,78 +243,80 @@ class _Parser:
 
     def complete_head(self, head: tuple[str, ...], brace: Token) -> bool:
         """Read on as if the head of the block were right; False if no such block may stand here."""
-        self.automaton.to_block()
-        fits = all(self.automaton.advance(terminal, _made_up("", brace)) for terminal in head)
-        return fits and table().accepts(self.automaton.states, "LBRACE")
+        parser = _copy(self.blocks[-1].parser)
+        try:
+            for terminal in head:
+                parser.feed_token(Token.at(brace.span, terminal, ""))
+            _copy(parser).feed_token(brace)
+        except UnexpectedToken:
+            return False
+        self.lark = parser
+        return True
 
     def insert_brace(self, position: int) -> bool:
         """Read on as if the `{` of a block stood before this token, if that is all that lacks."""
-        brace = _made_up("{", self.tokens[position])
+        brace = Token.at(self.tokens[position].span, "LBRACE", "{")
         try:
-            if not table().accepts(self.automaton.states, "LBRACE") or not self.automaton.advance("LBRACE", brace):
-                return False
-        except Refused:
+            self.lark.feed_token(brace)
+        except (UnexpectedToken, Refused):
             return False
-        self.keep_count(brace)
+        self.open_block(brace, position)
         return True
 
-    def starts_definition(self, position: int) -> bool:
-        """Whether `rule`, `constraint`, or an `optimizer` with a body stands here."""
-        if self.tokens[position].type != "OPTIMIZER":
-            return self.tokens[position].type in DEFINITIONS
-        following = [token.type for token in self.tokens[position + 1 : position + 3]]
-        return following in (["NAME", "LBRACE"], ["NAME", "STRING"])
+    def insert_ends(self, position: int) -> bool:
+        """Read on as if blocks where this token can't stand had ended before it, if that is all that lacks."""
+        blocks, parser = self.blocks_for(position), _copy(self.lark)
+        if True not in blocks or self.tokens[position].is_name:
+            return False
+        outer = blocks.index(True)
+        try:
+            for _ in range(outer):
+                parser.feed_token(Token.at(self.tokens[position].span, "RBRACE", "}"))
+            for token in self.tokens[position : position + 2]:
+                parser.feed_token(token)
+        except (UnexpectedToken, Refused):
+            return False
+        self.end_blocks(outer, position)
+        return True
 
-    def starts_statement(self, position: int, brackets: int) -> bool:
-        """Whether a token looks like the start of a statement, clause, entry or definition, or like a block's end.
-
-        So do `B = ...` and `weigth B` at the start of a line: they were meant to be one.
-        """
-        token, following = self.tokens[position], self.tokens[min(position + 1, len(self.tokens) - 1)].type
-        first = position == 0 or self.tokens[position - 1].span.end_line < token.span.line
-        if token.type == "RBRACE":
-            return True
-        if token.type != "NAME":  # `rule rule {`, `let use = 1`: a name was meant
-            return token.type in table().starts and (first or following not in NO_STATEMENT.get(token.type, AFTER_NAME))
-        if following == "ASSIGN" or (first and brackets <= 0 and following in ("EQUAL", "NAME")):
-            return True
-        keyword = token.text.upper()
-        return keyword in CONTEXTUAL and self.automaton.shifts(keyword)[0]
+    def may_start_statement(self, position: int, brackets: int) -> bool:
+        """Whether what stands there looks like the start of a statement of this block, or of anything else."""
+        return starts_statement(self.tokens, position, brackets, self.blocks[-1].starts)
 
     def enter_block_of(self, position: int) -> bool:
         """Go to the innermost block in which the token may stand; braces that lack before it count as written."""
-        token = self.tokens[position]
-        self.automaton.to_block()
-        terminal = "RULE" if self.starts_definition(position) else self.terminal(token)
-        blocks = self.automaton.shifts(terminal)
-        outer = next((level for level, shifts in enumerate(blocks) if shifts), None)
-        if outer is None or (outer > 0 and token.type in ("NAME", "RBRACE")):
+        token, blocks = self.tokens[position], self.blocks_for(position)
+        if True not in blocks:
             return False
-        for _ in range(outer):
-            self.automaton.advance("RBRACE", _made_up("}", token))
-            del self.braces[-1:]
+        outer = blocks.index(True)
+        if outer > 0 and (token.is_name or token.type == "RBRACE" or not self.starts_afresh(position)):
+            return False
+        self.end_blocks(outer, position)
         return True
 
-    def past_block(self, position: int) -> int:
-        """The position after the `}` that belongs to the `{` here."""
-        depth = 0
-        for after in range(position, len(self.tokens) - 1):
-            depth += {"LBRACE": 1, "RBRACE": -1}.get(self.tokens[after].type, 0)
-            if depth == 0:
-                return after + 1
-        return len(self.tokens) - 1
+    def starts_afresh(self, position: int) -> bool:
+        """Whether a token that belongs into an outer block stands where one would start something new there."""
+        names = starts_definition(self.tokens, position) and token_at(self.tokens, position + 1).is_name
+        return names or first_on_line(self.tokens, position)
+
+    def end_blocks(self, number: int, position: int) -> None:
+        """Give up the current statement and read on as if that many `}` stood before this token."""
+        self.lark = _copy(self.blocks[-1].parser)
+        self.blocks[-1].position = position
+        self.start_statement(position)
+        for _ in range(number):
+            self.lark.feed_token(Token.at(self.tokens[position].span, "RBRACE", "}"))
+            self.close_block(position)
 
     def close_blocks(self, position: int) -> None:
         """End the file as if all its blocks had ended; say so if that wasn't said yet."""
-        token = self.tokens[position]
-        if self.braces and not self.open_text and not any(found.code == "E0103" for found in self.diagnostics):
-            self.report(missing_brace(self.misplaced or self.braces[-1]))
-        self.automaton.to_block()
-        for _ in self.automaton.shifts("RULE")[1:]:
-            self.automaton.advance("RBRACE", _made_up("}", token))
-        self.automaton.advance("$END", token)
+        brace = self.blocks[-1].brace
+        if brace and not self.open_text and not any(found.code == "E0103" for found in self.diagnostics):
+            self.report(missing_brace(self.misplaced or brace))
+        self.end_blocks(len(self.blocks) - 1, position)
 
 
-def _made_up(text: str, near: Token) -> Token:
-    """A token that the text lacks."""
-    return Token("RBRACE" if text == "}" else "LBRACE" if text == "{" else "NAME", text, near.span)
+def _copy(parser: InteractiveParser) -> InteractiveParser:
+    """A copy that reads on by itself. It shares the values, which are never changed: a copy of them would take long."""
+    copy: InteractiveParser = parser.copy(deepcopy_values=False)
+    return copy

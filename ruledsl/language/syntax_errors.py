@@ -7,13 +7,14 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 from ruledsl.diagnostics import Diagnostic, report
-from ruledsl.language.lexer import CONTEXTUAL, Token, short
-from ruledsl.language.table import table
+from ruledsl.language.grammar import spellings, starts
+from ruledsl.language.lexer import Token, short
 
 DEFINITIONS = {"RULE", "OPTIMIZER", "CONSTRAINT"}
 COMPARISONS = {"EQ", "NE", "LESSTHAN", "LE", "MORETHAN", "GE"}
 OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "AT", "POWER", "AND", "OR", "TRANSPOSE"} | COMPARISONS
 EXPRESSIONS = {"NUMBER", "NAME", "LPAR", "MINUS", "NOT", "IF", "TRUE", "FALSE", "INF"}
+ENDS_OF_EXPRESSIONS = {"NUMBER", "RPAR", "RSQB", "TRANSPOSE", "INF"}
 IN_SCHEDULE = {"FIRST", "EACH", "ALTERNATE"}
 IN_LOCALITY = {"ALLOW", "FORBID"}
 
@@ -26,7 +27,7 @@ class Brace(NamedTuple):
 
 
 class Situation(NamedTuple):
-    """Where the automaton stands when it can't take a token."""
+    """Where the parser stands when it can't take a token."""
 
     tokens: list[Token]
     position: int
@@ -54,8 +55,7 @@ class Situation(NamedTuple):
     @property
     def lone_name(self) -> Token | None:
         """The name just before, if it starts the statement: the target of an update, or a misspelt keyword."""
-        alone = self.statement == self.position - 1 and self.expected == {"ASSIGN"}
-        return self.previous if alone else None
+        return self.previous if self.expected == {"ASSIGN"} else None
 
     @property
     def between_statements(self) -> bool:
@@ -77,13 +77,13 @@ def complaint(situation: Situation) -> Diagnostic:
 
 def missing_brace(brace: Brace) -> Diagnostic:
     """The file ends, and this brace has no partner."""
-    inside = " ".join(short(token.text) for token in brace.head if token.type not in ("LBRACE", "STRING"))
+    inside = " ".join(short(token.value) for token in brace.head if token.type not in ("LBRACE", "STRING"))
     return report("E0103", brace.token.span, help="this `{` has no `}`", inside=f"`{inside}`")
 
 
 def quote(token: Token) -> str:
     """A token as a message shows it."""
-    return "the end of the file" if token.type == "$END" else f"`{short(token.text)}`"
+    return "the end of the file" if token.type == "$END" else f"`{short(token.value)}`"
 
 
 def words(expected: set[str]) -> str:
@@ -99,13 +99,13 @@ def words(expected: set[str]) -> str:
     operator = {"PLUS", "STAR"} <= left
     take({"NUMBER", "LPAR"}, EXPRESSIONS, "an expression")
     take({"RULE", "CONSTRAINT"}, DEFINITIONS | {"$END"}, "`rule`, `optimizer` or `constraint`")
-    take({"LET", "WHEN"}, set(table().starts - {"RBRACE"}) | {"NAME"}, "a statement")
+    take({"LET", "WHEN"}, set(starts() - {"RBRACE"}) | {"NAME"}, "a statement")
     take({"NAME"}, {"NAME"}, "a name")
     if operator:
         left -= OPERATORS | {"LPAR", "LSQB"}
     if "TILDE" in left:
         left -= {"LSQB", "ARROW"}
-    named += sorted(f"`{table().spellings.get(terminal, '.T')}`" for terminal in left - {"$END", "STRING"})
+    named += sorted(f"`{spellings().get(terminal, '.T')}`" for terminal in left - {"$END", "STRING"})
     take({"STRING"}, {"STRING"}, "a text in double quotes")
     if operator:
         named.append("an operator")
@@ -128,7 +128,7 @@ def _update(s: Situation) -> str | None:
     if name is None:
         return None
     if s.found.type == "EQUAL":
-        target = short(name.text)
+        target = short(name.value)
         return f"write `{target} <- ...` to update {target}, or `let {target} = ...` to name a value"
     if s.found.type == "LESSTHAN" and s.following.type == "MINUS":
         return "`<-` is one sign: write it without a space"
@@ -137,23 +137,21 @@ def _update(s: Situation) -> str | None:
 
 def _misspelt(s: Situation) -> str | None:
     """`feedbak`, `Rule`: a keyword was meant, or an operator is missing."""
-    name = s.lone_name or (s.found if s.found.type == "NAME" and s.between_statements else None)
+    name = s.lone_name or (s.found if s.found.is_name and s.between_statements else None)
     if name is None:
         return None
-    keywords = [table().spellings[terminal] for terminal in table().starts | IN_SCHEDULE if terminal != "RBRACE"]
+    keywords = [spellings()[terminal] for terminal in starts() | IN_SCHEDULE if terminal != "RBRACE"]
     if s.lone_name is None:
-        keywords = [
-            table().spellings[terminal] for terminal in s.expected & (table().starts | IN_SCHEDULE) - {"RBRACE"}
-        ]
-    match get_close_matches(short(name.text).lower(), keywords, n=1, cutoff=0.7):
+        keywords = [spellings()[terminal] for terminal in s.expected & (starts() | IN_SCHEDULE) - {"RBRACE"}]
+    match get_close_matches(short(name.value).lower(), keywords, n=1, cutoff=0.7):
         case [keyword]:
             return f"did you mean `{keyword}`?"
-    if s.lone_name is None or s.statement == 0:
+    if s.lone_name is None:
         return None
     before = s.tokens[s.statement - 1]
-    if before.span.end_line == name.span.line and before.type in ("NAME", "NUMBER", "RPAR", "RSQB", "TRANSPOSE", "INF"):
-        return f"is an operator missing between `{short(before.text)}` and `{short(name.text)}`?"
-    return f"to update a weight or state, write `{short(name.text)} <- ...`"
+    if before.span.end_line == name.span.line and (before.is_name or before.type in ENDS_OF_EXPRESSIONS):
+        return f"is an operator missing between `{short(before.value)}` and `{short(name.value)}`?"
+    return f"to update a weight or state, write `{short(name.value)} <- ...`"
 
 
 def _arrow_in_expression(s: Situation) -> str | None:
@@ -171,7 +169,7 @@ def _initial(s: Situation) -> str | None:
 def _type(s: Situation) -> str | None:
     declares = s.tokens[s.statement].type in ("WEIGHT", "FIXED", "FRESH", "STATE")
     if declares and s.expected == {"COLON"}:
-        kind, name = (token.text for token in s.tokens[s.statement : s.statement + 2])
+        kind, name = (token.value for token in s.tokens[s.statement : s.statement + 2])
         return f"say where its synapses are: `{kind} {short(name)} : post -> pre`, for example"
     return None
 
@@ -190,7 +188,7 @@ def _chain(s: Situation) -> str | None:
 
 def _inner_if(s: Situation) -> str | None:
     if s.found.type in ("IF", "NOT") and "NUMBER" in s.expected:
-        return f"put `{s.found.text} ...` in brackets"
+        return f"put `{s.found.value} ...` in brackets"
     return None
 
 
@@ -207,15 +205,23 @@ def _python_block(s: Situation) -> str | None:
 
 
 def _unclosed(s: Situation) -> str | None:
-    if s.brackets and (s.found.type in table().starts or s.found.type == "$END" or s.following.type == "ASSIGN"):
+    if not s.brackets or _taken_name(s):
+        return None
+    if s.found.type in starts() or s.found.type == "$END" or s.following.type == "ASSIGN":
         span = s.brackets[-1].span
-        return f"the `{s.brackets[-1].text}` in line {span.line}, column {span.column} is not closed"
+        return f"the `{s.brackets[-1].value}` in line {span.line}, column {span.column} is not closed"
     return None
+
+
+def _taken_name(s: Situation) -> bool:
+    """Whether a reserved word stands inside a line, where a name may stand, and starts nothing: `f(x / rule)`."""
+    inside = s.previous is not None and s.previous.span.end_line == s.found.span.line
+    return inside and "NAME" in s.expected and s.found.isalpha() and not s.following.is_name
 
 
 def _unopened(s: Situation) -> str | None:
     if s.found.type in ("RPAR", "RSQB") and not s.brackets:
-        return f"there is no bracket that this `{s.found.text}` could close"
+        return f"there is no bracket that this `{s.found.value}` could close"
     if s.found.type == "RBRACE" and "RULE" in s.expected:
         return "there is one `}` too many"
     return None
@@ -226,10 +232,10 @@ def _wrong_place(s: Situation) -> str | None:
     if s.lone_name is None and not s.between_statements:
         return None
     if word.type in IN_LOCALITY:
-        return f"`{word.text}` stands in `locality {{ ... }}`"
-    if word.text.upper() in IN_SCHEDULE and s.found.type != "EQUAL":
-        return f"`{word.text}` stands in `schedule {{ ... }}`"
-    if word.type in table().starts and "RULE" in s.expected:
+        return f"`{word.value}` stands in `locality {{ ... }}`"
+    if word.value.upper() in IN_SCHEDULE and s.found.type != "EQUAL":
+        return f"`{word.value}` stands in `schedule {{ ... }}`"
+    if word.type in starts() and "RULE" in s.expected:
         return 'statements stand in a definition: `rule NAME "Title" { ... }`; is there one `}` too many above?'
     return None
 
@@ -237,16 +243,16 @@ def _wrong_place(s: Situation) -> str | None:
 def _unfinished(s: Situation) -> str | None:
     """A statement begins where the one before still lacks something."""
     before = s.previous
-    if before is None or "NAME" not in s.expected or s.found.type not in {*table().starts, "RBRACE", "$END"}:
+    if before is None or "NAME" not in s.expected or s.found.type not in {*starts(), "RBRACE", "$END"}:
         return None
     if s.found.span.line == before.span.line and s.found.type != "RBRACE":
         return None
-    return f"something has to follow the `{before.text}` in line {before.span.line}, column {before.span.column}"
+    return f"something has to follow the `{before.value}` in line {before.span.line}, column {before.span.column}"
 
 
 def _reserved(s: Situation) -> str | None:
-    spelling = table().spellings.get(s.found.type, "")
-    if "NAME" in s.expected and spelling.isalpha() and s.found.type not in CONTEXTUAL and not s.between_statements:
+    spelling = spellings().get(s.found.type, "")
+    if "NAME" in s.expected and spelling.isalpha() and not s.between_statements:
         return f"`{spelling}` is a word of the language; a name must be another one"
     return None
 

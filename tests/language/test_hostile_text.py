@@ -15,9 +15,9 @@ from language.test_parser import WEIGHT_MIRROR
 
 from ruledsl.diagnostics import render
 from ruledsl.language.formatter import format_text
+from ruledsl.language.grammar import spellings
 from ruledsl.language.lexer import MOST_ERRORS
 from ruledsl.language.parser import parse, read
-from ruledsl.language.table import table
 from ruledsl.source import Source
 
 SECONDS = 1.0
@@ -58,6 +58,8 @@ LARGE = {
     "statements without end": "rule a {" + "let " * 45_000,
     "names": "rule a {" + "foo bar\n" * 22_000,
     "heads of blocks": "rule a {\n" + "foo {\n" * 22_000,
+    "blocks after a wrong head": "rule a { optimizer 3 " + "{} " * 16_000,
+    "statements after an error in deep blocks": "rule a {" + "when b {" * 99 + ") let " * 20_000,
     "rules": "rule a " * 22_000,
     "arguments": HEAD + "f(" + "a, " * 20_000 + "a) }",
     "latin": bytes(R.randrange(256) for _ in range(500_000)).decode("latin-1"),
@@ -91,7 +93,7 @@ def test_random_text_is_rejected_in_peace(content: str) -> None:
 
 
 words = st.sampled_from(
-    [*table().spellings.values(), "W", "x", "B", "2", '"doc"', ".T", "\n", "# c\n", "first", "é", "'", '"']
+    [*spellings().values(), "W", "x", "B", "2", '"doc"', ".T", "\n", "# c\n", "first", "é", "'", '"']
 )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from language.texts import bare
 
-from ruledsl.diagnostics import Diagnostic, RuleError
-from ruledsl.language import make_table, tree
-from ruledsl.language.lexer import LONGEST_FILE, MOST_WORDS
+from ruledsl.diagnostics import Diagnostic, RuleError, Source
+from ruledsl.language import grammar, tree
+from ruledsl.language.lexer import LONGEST_FILE, MOST_WORDS, Words
 from ruledsl.language.parser import parse
 from ruledsl.library import read
 from ruledsl.messages import MESSAGES
-from ruledsl.source import Source, Span
+from ruledsl.source import Span
 
 WEIGHT_MIRROR = """\
 rule weight_mirror "Weight mirrors" {
@@ -141,8 +143,25 @@ def test_texts_know_two_escapes() -> None:
     assert isinstance(source, tree.Source) and source.text == 'a "quoted" \\ word'
 
 
-def test_the_shipped_table_belongs_to_the_grammar() -> None:
-    assert make_table.table() == make_table.TABLE.read_text(encoding="utf-8")
+def test_a_text_without_errors_means_what_lark_alone_makes_of_it() -> None:
+    text = Source(WEIGHT_MIRROR)
+    assert parse(text)[0].definitions == grammar.rule_parser().parse(Words(text))
+
+
+@pytest.mark.parametrize("damaged", [b"", b"not what lark keeps", None])
+def test_a_damaged_or_missing_analysis_of_the_grammar_is_made_anew(
+    damaged: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = grammar.rule_parser.__wrapped__()
+    (kept,) = (tmp_path / "ruledsl").iterdir()
+    if damaged is None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(kept))  # where no folder can be made
+    else:
+        kept.write_bytes(damaged)
+    again = grammar.rule_parser.__wrapped__()
+    for lark in (made, again, grammar.rule_parser.__wrapped__()):
+        assert lark.parse(Words(Source(WEIGHT_MIRROR))) == parse(Source(WEIGHT_MIRROR))[0].definitions
 
 
 # --- what is wrong -----------------------------------------------------------------------------------------
@@ -161,6 +180,10 @@ WRONG = [
     ("rule a { let x = if a then b }", "E0101", 1, 30, "two branches"),
     ("rule a { let in = 1 }", "E0101", 1, 14, "`in` is a word of the language"),
     ("rule a { let let = 1 }", "E0101", 1, 14, "`let` is a word of the language"),
+    ("rule a { let x = f(x / rule) }", "E0101", 1, 24, "`rule` is a word of the language"),
+    ("rule a { schedule { each step : task, when } let y = 2 }", "E0101", 1, 39, "`when` is a word of the language"),
+    ("rule a { locality { allow sign(W) fresh -> send } }", "E0101", 1, 35, "expected `->`, `allow`"),
+    ("rule a { schedule { each step : task let x = 1 }", "E0101", 1, 38, "the `{` in line 1 has no `}`"),
     ("rule rule { let x = 1 }", "E0101", 1, 6, "`rule` is a word of the language"),
     ("rule a { feedbak send = B @ delta }", "E0101", 1, 10, "did you mean `feedback`?"),
     ("rul a { let x = 1 }", "E0101", 1, 1, "did you mean `rule`?"),
@@ -200,6 +223,7 @@ WRONG = [
     ("rule a { let x = " + "- " * 100 + "1 }", "E0105", 1, 18, "with `let`"),
     ("rule a { let x = 2" + " ** 2" * 100 + " }", "E0105", 1, 18, "levels"),
     ("rule a { let x = " + "if a then b else " * 100 + "c }", "E0105", 1, 18, "levels"),
+    ("rule a { let x = f(a=1, " + "- " * 2_000 + "b) }", "E0105", 1, 25, "levels"),
     ("rule a { let x = W" + ".T" * 100 + " }", "E0105", 1, 18, "levels"),
     ("rule a {" + "when b {" * 100 + "}" * 101, "E0105", 1, 808, "levels"),
     ("rule a { let x = 1_000 }", "E0106", 1, 18, "write `1000`"),
@@ -233,7 +257,7 @@ def test_one_slip_makes_one_error_at_its_place(text: str, code: str, line: int, 
     assert error.text is not None
 
 
-def test_bytes_that_are_no_text_are_an_error(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_bytes_that_are_no_text_are_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.rule"
     path.write_bytes(b'rule a "\xff" { }')
     with pytest.raises(RuleError, match="E0109"):
@@ -271,6 +295,12 @@ rule c { let x = 1 + }
     kept = [type(item).__name__ for item in file.definitions[0].body]
     assert kept == ["Let", "Phase", "Schedule"]
     assert len(file.definitions[1].body) == 1
+
+
+def test_a_definition_before_an_error_is_kept() -> None:
+    file, diagnostics = parse(Source("rule a { let x = 1 } } rule b { let y = 2 } let z = 3"))
+    assert len(diagnostics) == 2
+    assert [(definition.name.id, len(definition.body)) for definition in file.definitions] == [("a", 1), ("b", 1)]
 
 
 def test_a_wrong_head_does_not_hide_what_is_in_its_block() -> None:

@@ -9,12 +9,12 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ruledsl.language import tree
-from ruledsl.language.table import table
+from ruledsl.language.grammar import spellings
 from ruledsl.language.tree import Node
 from ruledsl.source import Span
 
 S = Span(1, 1, 1, 1)
-RESERVED = set(table().spellings.values())
+RESERVED = set(spellings().values())
 
 # `step`, `first` and the like are words of the schedule, and names everywhere else.
 names = st.sampled_from(
