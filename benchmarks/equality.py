@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from benchmarks.rules import emitted
 from benchmarks.targets import Measured
+from ruledsl.verification.cases import reference_layer
 from ruledsl.verification.executor import TOLERANCE, compare
-from ruledsl.verification.geometries import GEOMETRIES, DenseGeometry, Geometry
+from ruledsl.verification.geometries import GEOMETRIES, Geometry
 from ruledsl_torch import convert
+from ruledsl_torch.executor import layer_of
 
 Precision = Literal["float32", "float64"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "float64")
@@ -73,17 +75,5 @@ def _gradients(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
 def _layer(geometry: Geometry, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
     """The layer, and an input [4, *pre] that wants a gradient."""
     torch.manual_seed(0)
-    if isinstance(geometry, DenseGeometry):
-        dense = nn.Linear(geometry.units_in, geometry.units_out, dtype=dtype)
-        return dense, torch.randn(4, geometry.units_in, dtype=dtype, requires_grad=True)
-    convolution = nn.Conv2d(
-        geometry.channels_in,
-        geometry.channels_out,
-        geometry.kernel_size,
-        geometry.stride,
-        geometry.padding,
-        geometry.dilation,
-        geometry.groups,
-        dtype=dtype,
-    )
-    return convolution, torch.randn(4, geometry.channels_in, *geometry.input_size, dtype=dtype, requires_grad=True)
+    x = torch.randn(4, *reference_layer(geometry).pre_shape, dtype=dtype, requires_grad=True)
+    return layer_of(geometry, dtype=dtype), x

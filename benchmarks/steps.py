@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from benchmarks.targets import TARGETS, Measured
 from ruledsl.architectures import Architecture, get
 from ruledsl_torch import advance, convert, observe, optimizers
+from ruledsl_torch.network import NetworkState
 from ruledsl_torch.networks import activations, build
-from ruledsl_torch.record import Record
 
 RULES = tuple(target.key for target in TARGETS if target.benchmark == "steps")
 BATCH, CLASSES = 32, 10
@@ -49,7 +49,7 @@ def turn(network: Architecture, rule: str, x: Tensor, labels: Tensor, *, compile
     net = convert(build(network), rule, example=x, activations=activations(network), seed=0)
     optimizer = optimizers(net, task=_sgd)
     run = torch.compile(net, fullgraph=True) if compiled else net
-    record: Record = net.ruledsl  # type: ignore[assignment]
+    record: NetworkState = net.ruledsl  # type: ignore[assignment]
 
     def step() -> None:
         before = record.step

@@ -24,18 +24,31 @@ class Target:
     unit: str = ""
 
 
+SMALL = "MLP 784-256-10 step, one thread: "
+OPTIMIZER = "optimizer step, ratio to torch's foreach: "
 STEP = "ResNet-18 step, ratio to plain: "
 TARGETS = (
     Target("compiler", "compile", "parse, check and emit a library rule, median", 15, "ms"),
-    Target("compiler", "check", "ruledsl check rules/*.rule, cold process", 0.6, "s"),
-    Target("steps", "feedback_alignment", STEP + "feedback_alignment", 1.05),
-    Target("steps", "usf_sn", STEP + "usf_sn", 1.05),
-    Target("steps", "kolen_pollack", STEP + "kolen_pollack", 1.08),
-    Target("steps", "direct_feedback_alignment", STEP + "direct_feedback_alignment", 0.78),
+    Target("compiler", "check", "ruledsl check rules/*.rule, cold process", 0.7, "s"),
+    Target("small", "fa by hand", SMALL + "feedback_alignment, ratio to hand-written", 1.03),
+    Target("small", "fa plain", SMALL + "feedback_alignment, ratio to plain", 1.16),
+    Target("small", "kp by hand", SMALL + "kolen_pollack, ratio to hand-written", 1.05),
+    Target("small", "lenet", "LeNet step, one thread: feedback_alignment, ratio to plain", 1.05),
+    Target("steps", "feedback_alignment", STEP + "feedback_alignment", 1.03),
+    Target("steps", "usf_sn", STEP + "usf_sn", 1.04),
+    Target("steps", "kolen_pollack", STEP + "kolen_pollack", 1.06),
+    Target("steps", "direct_feedback_alignment", STEP + "direct_feedback_alignment", 0.74),
     Target("steps", "weight_mirror", STEP + "weight_mirror, engaged and mirror phase", 1.75),
     Target("steps", "symmetric_alignment", STEP + "symmetric_alignment", 1.10),
     Target("steps", "activation_alignment", STEP + "activation_alignment, both phases", 2.0),
     Target("steps", "information_alignment", STEP + "information_alignment, both phases", 2.4),
+    Target("optimizers", "sgd, mlp", OPTIMIZER + "sgd with momentum, MLP", 1.1),
+    Target("optimizers", "sgd, resnet18", OPTIMIZER + "sgd with momentum, ResNet-18", 1.1),
+    Target("optimizers", "adam, mlp", OPTIMIZER + "adam, MLP", 1.1),
+    Target("optimizers", "adam, resnet18", OPTIMIZER + "adam, ResNet-18", 1.1),
+    Target("house", "lines", "lines of the backends' Python", 4200),
+    Target("house", "circles", "import circles", 0),
+    Target("house", "upward", "arrows to a higher room", 0),
     Target("cost", "error", "step time predicted by the cost model, largest error over all rules", 0.25),
     Target("equality", "backprop float32", "emitted backprop against autograd, float32", 1e-6),
     Target("equality", "backprop float64", "emitted backprop against autograd, float64", 1e-12),

@@ -39,7 +39,7 @@ def compile_rule(
     that it names and that are not in the text, of which `known` gives the names. Raises RuleError with every
     diagnostic, E06xx where the backend can't express the rule.
     """
-    from ruledsl.emit import emit  # checking a rule needs no templates
+    from ruledsl.emit.emitter import emit  # checking a rule needs no templates
 
     return emit(checked_rule(text, None, values, fallback, known), backend)
 

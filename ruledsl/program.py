@@ -2,69 +2,34 @@
 
 from __future__ import annotations
 
+import copyreg
+import hashlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import ModuleType
-from typing import Literal
+from typing import Any, cast
 
+from ruledsl.emit.binding import Binding, bind
+from ruledsl.emit.functions import Function as Function
+from ruledsl.emit.functions import Role as Role
+from ruledsl.emit.functions import Tensor as Tensor
 from ruledsl.ir.phases import AFTER_STEP as AFTER_STEP
 from ruledsl.ir.phases import INIT as INIT
 from ruledsl.ir.phases import TASK as TASK
 from ruledsl.ir.phases import Schedule as Schedule
 
-Role = Literal["send", "grad", "assign", "init", "draw", "drive", "term"]
 Scalar = float | bool
-
-
-@dataclass(frozen=True)
-class Function:
-    """One function of an emitted module.
-
-    role      what it computes: `send` the error for the layer below; `grad` the pseudo-gradient of `target`;
-              `assign` the next value of `target` (`<-`); `init` the first value and `draw` the value in this step of a
-              `fresh` tensor; `drive` the activity that a phase puts in place of `target` (`x`);
-              `term` a value that several functions of the same phase read under the function's own name
-    name      its name in the module
-    arguments in the order of its signature: tensors of the rule, signals (`x u delta e target`, `delta_k` for the
-              list of `delta[k]`), scalars (`lr step epoch progress fan_in fan_out batch_size`), parameters, earlier
-              terms, `layer` (the linear map, see the backends' `linear` module), `phi`, `generator` or `key`, `shape`
-    phase     `task`, `after step`, `init`, or the name of a phase of the rule
-    optimizer who receives a `grad`: `task` or the name given by `by`
-    """
-
-    role: Role
-    name: str
-    arguments: tuple[str, ...]
-    phase: str = TASK
-    target: str | None = None
-    optimizer: str = TASK
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A `weight`, `fixed`, `fresh` or `state` of the rule, or the layer's own `W` and `b`.
-
-    space   `("pre", "post")` for a map pre -> post; `("post",)` for one number per neuron; `()` for a scalar.
-            Maps between pre and post, in either direction, are stored in the forward kernel's layout; maps from
-            `out` as [classes, *space]; maps from `post[k]` as one [*post of layer k, *pre] per layer k downstream.
-    learns  `grad`: it has a pseudo-gradient (a parameter of the layer); `assign`: `<-` stores it; None: it stays
-    feedback_only  read by nothing but `send` and its own updates: a layer that sends to nobody need not learn it
-    own_decay      its pseudo-gradient has a term `c * P` of its own: no optimizer decays it too
-    """
-
-    name: str
-    kind: Literal["weight", "fixed", "fresh", "state", "forward"]
-    space: tuple[str, ...]
-    learns: Literal["grad", "assign"] | None = None
-    feedback_only: bool = False
-    own_decay: bool = False
+PROGRAM = "__program__"  # where an emitted module has the program that it came from
 
 
 @dataclass(frozen=True)
 class Program:
-    """A rule compiled for one backend. `source` is text that needs no ruledsl to run; `module` is that text, live."""
+    """A rule compiled for one backend. `source` is text; `module` is that text, live.
+
+    maps_x_alone   whether x is only ever mapped or multiplied (`W @ x`, `outer(v, x)`), so that it may be indices
+    """
 
     rule: str
     backend: str
@@ -74,17 +39,36 @@ class Program:
     parameters: Mapping[str, float]
     optimizers: Mapping[str, tuple[str, Mapping[str, Scalar]]] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Schedule)
+    maps_x_alone: bool = False
 
     @cached_property
     def module(self) -> ModuleType:
-        """The emitted module, imported from its text (tracebacks show its lines)."""
-        name = f"ruledsl_compiled_{self.backend}_{self.rule}_{id(self):x}"
-        module = ModuleType(name)
-        filename = f"<ruledsl {self.backend} {self.rule} {id(self):x}>"
-        _remember_lines(filename, self.source)
-        sys.modules[name] = module
-        exec(compile(self.source, filename, "exec"), module.__dict__)
-        return module
+        """The emitted module, imported from its text (tracebacks show its lines). The same text is the same module."""
+        digest = hashlib.sha256(self.source.encode()).hexdigest()[:16]
+        name = f"ruledsl_compiled_{self.backend}_{self.rule}_{digest}"
+        if name not in sys.modules:
+            module = ModuleType(name, self.rule)
+            filename = f"<ruledsl {self.backend} {self.rule} {digest}>"
+            _remember_lines(filename, self.source)
+            module.__dict__[PROGRAM] = self
+            exec(compile(self.source, filename, "exec"), module.__dict__)
+            sys.modules[name] = module
+            for made in list(vars(module).values()):
+                if isinstance(made, type) and made.__module__ == name:
+                    pickle_by_text(made)
+        return sys.modules[name]
+
+    @cached_property
+    def binding(self) -> Binding:
+        """What its functions are called for, and when."""
+        return bind(self.functions, self.tensors, self.parameters)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Program:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The live module has no place in a pickle: the text makes it anew.
+        return type(self), tuple(getattr(self, each.name) for each in fields(self))
 
     def of_phase(self, phase: str) -> tuple[Function, ...]:
         """The functions of one phase, terms before their readers."""
@@ -100,6 +84,28 @@ class Program:
     def reads(self, name: str, phase: str = TASK) -> bool:
         """Whether any function of the phase takes the argument `name`."""
         return any(name in f.arguments for f in self.of_phase(phase))
+
+
+def program_of(instance: object) -> Program:
+    """The program whose emitted module has the class of an object."""
+    program: Program = sys.modules[type(instance).__module__].__dict__[PROGRAM]
+    return program
+
+
+def pickle_by_text(made: type) -> None:
+    """Let instances of a class of an emitted module be copied and pickled: no other process can import it by name."""
+    copyreg.pickle(made, _reduced)
+
+
+def _reduced(instance: Any) -> tuple[Any, ...]:
+    kind = type(instance)
+    _, arguments, *state = cast(tuple[Any, ...], object.__reduce_ex__(instance, 2))
+    return _remade, (program_of(instance), kind.__name__, *arguments[1:]), *state
+
+
+def _remade(program: Program, name: str, *arguments: Any) -> Any:
+    kind = getattr(program.module, name)
+    return kind.__new__(kind, *arguments)
 
 
 def _remember_lines(filename: str, source: str) -> None:

@@ -48,11 +48,14 @@ class Rule:
         """The text of the file that defines the rule."""
         return self.checked.text.content
 
-    def compile(self, backend: str = "torch") -> Program:
-        """The rule as source text and live module of a backend (`torch`, `jax`, or one that somebody has installed).
+    def compile(self, backend: str | None = None, *, standalone: bool = False) -> Program:
+        """The rule as source text and live module of an installed backend; PyTorch's, where none is named.
+
+        standalone   the text needs the framework alone, and can be pasted into any project
 
         Raises RuleError (E06xx) where the backend cannot express the rule, LookupError where there is no such backend.
         """
-        from ruledsl.emit import emit
+        from ruledsl.emit.backend import default_backend
+        from ruledsl.emit.emitter import emit
 
-        return emit(self, backend)
+        return emit(self, backend or default_backend(), standalone=standalone)

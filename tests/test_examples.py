@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 SAID = {
     "1_write_a_rule.py": ["E0306", "E0501", "verdict: nonlocal", "kolen_pollack"],
     "2_your_own_loop.py": ["angle between B and W.T", "degrees"],
-    "3_jax_function.py": ["(3, 50) -> (3, 64)", "(4, 64, 50)", "step 300"],
+    "3_jax_function.py": ["(3, 10) -> (3, 50)", "(4, 64, 50)", "step 300"],
     "4_compare_rules.py": ["feedback_alignment", "test error", "plot:"],
 }
 

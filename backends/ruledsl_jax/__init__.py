@@ -1,4 +1,4 @@
-"""The JAX backend: `ruledsl_jax.layer` for pure functions, `convert` and `advance` for Flax NNX modules."""
+"""The JAX backend: modules of pure functions; `convert` and `advance` for Flax NNX modules."""
 
 from __future__ import annotations
 
@@ -9,28 +9,25 @@ from ruledsl_jax.emission import BACKEND
 
 if TYPE_CHECKING:
     from ruledsl_jax.conversion import convert as convert
-    from ruledsl_jax.initial import advanced as advanced
-    from ruledsl_jax.initial import initialise as initialise
-    from ruledsl_jax.initial import slots as slots
-    from ruledsl_jax.linear import Conv2d as Conv2d
+    from ruledsl_jax.linear import Convolution as Convolution
     from ruledsl_jax.linear import Dense as Dense
+    from ruledsl_jax.linear import Embedding as Embedding
     from ruledsl_jax.modules import TAUGHT as TAUGHT
+    from ruledsl_jax.optimization import optimizer as optimizer
     from ruledsl_jax.steps import advance as advance
     from ruledsl_jax.steps import observe as observe
 
 _ROOMS = {
-    "Conv2d": "linear",
+    "Convolution": "linear",
     "Dense": "linear",
+    "Embedding": "linear",
     "TAUGHT": "modules",
     "advance": "steps",
-    "advanced": "initial",
     "convert": "conversion",
-    "initialise": "initial",
     "observe": "steps",
-    "slots": "initial",
+    "optimizer": "optimization",
 }
-__all__ = ["BACKEND", "TAUGHT", "Conv2d", "Dense", "advance", "advanced", "convert", "initialise"]
-__all__ += ["observe", "slots"]
+__all__ = ["BACKEND", "TAUGHT", "Convolution", "Dense", "Embedding", "advance", "convert", "observe", "optimizer"]
 
 
 def __getattr__(name: str) -> Any:

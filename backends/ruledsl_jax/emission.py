@@ -8,7 +8,9 @@ from ruledsl.emit import forms
 from ruledsl.emit.backend import Backend
 from ruledsl.emit.expressions import PRODUCT, Writer
 from ruledsl.emit.forms import Form
+from ruledsl.emit.imports import imported
 from ruledsl.ir.nodes import Node
+from ruledsl_jax.views import shown
 
 
 def _axis(node: Node) -> str:
@@ -47,9 +49,13 @@ def _fill(writer: Writer, node: Node) -> str:
     return f"jnp.full(shape, {forms.number(writer, node)})" if writer.is_number(node) else writer.write(node)
 
 
+def _shape(writer: Writer) -> str:
+    return f"{writer.like}.shape, {writer.like}.dtype" if writer.like else "shape"
+
+
 def _normal(writer: Writer, node: Node) -> str:
     mean, std = node.args
-    drawn = "jax.random.normal(key, shape)"
+    drawn = f"jax.random.normal(key, {_shape(writer)})"
     if std.constant != 1:
         drawn = f"{writer.write(std, PRODUCT + 1)} * {drawn}"
     return drawn if mean.constant == 0 else f"{writer.write(mean)} + {drawn}"
@@ -57,21 +63,59 @@ def _normal(writer: Writer, node: Node) -> str:
 
 def _uniform(writer: Writer, node: Node) -> str:
     low, high = (forms.number(writer, arg) for arg in node.args)
-    return f"jax.random.uniform(key, shape, minval={low}, maxval={high})"
+    return f"jax.random.uniform(key, {_shape(writer)}, minval={low}, maxval={high})"
 
 
 def _signs(writer: Writer, node: Node) -> str:
-    return f"jnp.where(jax.random.bernoulli(key, {writer.write(node.args[0])}, shape), -1.0, 1.0)"
+    shape = f"{writer.like}.shape" if writer.like else "shape"
+    return f"jnp.where(jax.random.bernoulli(key, {writer.write(node.args[0])}, {shape}), -1.0, 1.0)"
 
+
+def _orthogonal(writer: Writer, node: Node) -> str:
+    return f"jax.nn.initializers.orthogonal()(key, {_shape(writer)})"
+
+
+RESERVED = frozenset(
+    """
+    jax jnp partial Sequence Any NamedTuple Array ArrayLike Params State Beside params state beside changes init apply
+    advance after_step affine residuals errors arriving sent zero zeros own handed_on downstream sends bias k at_k map_k
+    perturbations layers dtype y optax learning_rate updates update start change
+    """.split()  # noqa: SIM905
+)
+"""What an emitted module calls something itself."""
+ATTRIBUTES = frozenset(("count", "index"))
 
 _ON_ARRAYS = ("sign", "abs", "exp", "log", "tanh", "sqrt", "where")
 
+IMPORTS = {
+    "math": "import math",
+    "jax": "import jax",
+    "jnp": "import jax.numpy as jnp",
+    "optax": "import optax",
+    **imported("Sequence", of="collections.abc"),
+    **imported("partial", of="functools"),
+    **imported("Any", "NamedTuple", of="typing"),
+    **imported("Array", of="jax"),
+    **imported("ArrayLike", of="jax.typing"),
+    **imported("Activation", "connected", "filled", "slope", of="ruledsl_jax.layers"),
+    **imported("Linear", "forward_weights", of="ruledsl_jax.linear"),
+    **imported("vary_alike", of="ruledsl_jax.mesh"),
+    **imported("key_of", "keys_like", of="ruledsl_jax.randomness"),
+}
+"""Of what an emitted module uses, whence it comes."""
+
 BACKEND = Backend(
     name="jax",
+    packages=("jax", "flax", "optax"),
+    executor="ruledsl_jax.executor",
+    convert="ruledsl_jax.conversion:convert",
+    shown=shown,
     generator="key",
-    imports={"math": "import math", "jax": "import jax", "jnp": "import jax.numpy as jnp"},
+    traced=True,
+    imports=IMPORTS,
     templates=Path(__file__).parent / "templates",
-    reserved=frozenset(("jax", "jnp")),
+    reserved=RESERVED,
+    attributes=ATTRIBUTES,
     operations={
         **{name: forms.elementwise(f"jnp.{name}") for name in _ON_ARRAYS},
         "relu": forms.elementwise("jax.nn.relu"),
@@ -104,7 +148,7 @@ BACKEND = Backend(
         "normal": _normal,
         "uniform": _uniform,
         "signs": _signs,
-        "orthogonal": "jax.nn.initializers.orthogonal()(key, shape)",
+        "orthogonal": _orthogonal,
         "zeros": "jnp.zeros(shape)",
         "ones": "jnp.ones(shape)",
     },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +14,9 @@ from ruledsl.program import Program
 from ruledsl.verification.executor import Precision, Results, collect
 from ruledsl.verification.geometries import DenseGeometry, Geometry
 from ruledsl_jax import layouts
-from ruledsl_jax.linear import Conv2d, Dense
+from ruledsl_jax.linear import Convolution, Dense, Linear
 
-_ACTIVITY = ("x", "u", "delta")
+_ACTIVITY = ("x", "u", "delta", "delta_k")
 
 
 def executor(
@@ -52,21 +52,19 @@ def _executed(
     precision: Precision,
     compute: Callable[[dict[str, Any]], Results],
 ) -> Results:
-    conv = not isinstance(geometry, DenseGeometry)
-    spaces = {tensor.name: tensor.space for tensor in program.tensors}
+    spaces = _spaces(program)
     with jax.enable_x64(precision == "float64"):
-        computed = compute(_arguments(program, geometry, values, precision))
+        computed = compute(arguments_of(program, geometry, values, precision))
         results = {name: np.asarray(value) for name, value in computed.items()}
     back: Results = {}
     for name, value in results.items():
         if name == "send":
-            value = np.broadcast_to(value, _moved(values["x"]).shape if conv else values["x"].shape)
+            value = np.broadcast_to(value, layouts.activity_to_jax(values["x"]).shape)
             back[name] = layouts.activity_from_jax(value)
         else:
             target = name.split(" ")[1]
-            space = spaces[target] if spaces[target] != ("p",) else ("pre", "post")
-            full = np.shape(layouts.tensor_to_jax(space, values[target], conv))
-            back[name] = layouts.tensor_from_jax(space, np.broadcast_to(value, full), conv)
+            full = np.shape(tensor_to_jax(geometry, spaces[target], values[target]))
+            back[name] = tensor_from_jax(geometry, spaces[target], np.broadcast_to(value, full))
     return back
 
 
@@ -75,7 +73,7 @@ def dependent(
 ) -> set[str]:
     """The outputs of a phase that depend on the argument `name`, as the jaxpr says: no value is tried."""
     with jax.enable_x64(precision == "float64"):
-        arguments = _arguments(program, geometry, values, precision)
+        arguments = arguments_of(program, geometry, values, precision)
 
         def outputs(value: Any) -> Results:
             return collect(program, phase, {**arguments, name: value})
@@ -89,39 +87,69 @@ def dependent(
     return {output for output, reads in zip(sorted(shapes), last, strict=True) if reads}
 
 
-def _arguments(program: Program, geometry: Geometry, values: Mapping[str, Any], precision: Precision) -> dict[str, Any]:
-    """Everything that the functions of a program are called with, in JAX's layout."""
-    conv = not isinstance(geometry, DenseGeometry)
-    make = Conv2d if conv else Dense
+def linear_map(geometry: Geometry) -> Linear:
+    """The linear map of a geometry; a transposed convolution is one of x with zeros between its entries."""
+    sizes = geometry.arguments()
+    if isinstance(geometry, DenseGeometry):
+        return Dense(**sizes)
+    more = sizes.pop("output_padding")
+    if sizes.pop("transposed"):
+        reach = [(size - 1) * step for size, step in zip(sizes["kernel_size"], sizes["dilation"], strict=True)]
+        ends = zip(reach, sizes["padding"], more, strict=True)
+        sizes["padding"] = tuple((far - pad, far - pad + end) for far, pad, end in ends)
+        sizes["input_dilation"] = sizes.pop("stride")
+    return Convolution(**sizes)
+
+
+def tensor_to_jax(geometry: Geometry, space: Sequence[str], value: Any) -> Any:
+    """A tensor of a rule in JAX's layout."""
+    if _turned(geometry, space):
+        value = layouts.turned(value, geometry.groups)  # type: ignore[union-attr]
+    return layouts.tensor_to_jax(space, value, _own_axes(geometry))
+
+
+def tensor_from_jax(geometry: Geometry, space: Sequence[str], value: Any) -> Any:
+    """The inverse of `tensor_to_jax`."""
+    value = layouts.tensor_from_jax(space, value, _own_axes(geometry))
+    return layouts.turned(value, geometry.groups) if _turned(geometry, space) else value  # type: ignore[union-attr]
+
+
+def _turned(geometry: Geometry, space: Sequence[str]) -> bool:
+    return {*space} == {"pre", "post"} and not isinstance(geometry, DenseGeometry) and geometry.transposed
+
+
+def _own_axes(geometry: Geometry) -> int:
+    return 1 if isinstance(geometry, DenseGeometry) else 1 + len(geometry.kernel_size)
+
+
+def _spaces(program: Program) -> dict[str, tuple[str, ...]]:
+    """By tensor, where it lives; what an optimizer moves is like a kernel."""
     spaces = {tensor.name: tensor.space for tensor in program.tensors}
+    return {name: ("pre", "post") if space == ("p",) else space for name, space in spaces.items()}
+
+
+def arguments_of(
+    program: Program, geometry: Geometry, values: Mapping[str, Any], precision: Precision
+) -> dict[str, Any]:
+    """Everything that the functions of a program are called with, in JAX's layout."""
+    spaces = {**_spaces(program), "g": ("pre", "post")}
     static = {
-        "layer": make(**geometry.arguments()),  # type: ignore[arg-type]
+        "layer": linear_map(geometry),
         "phi": jnp.tanh,
         "dphi": lambda v: 1 - jnp.tanh(v) ** 2,
     }
     dtype = jnp.float64 if precision == "float64" else jnp.float32
-    dynamic = {name: _to_jax(name, v, spaces, conv, dtype) for name, v in values.items() if name not in static}
+    dynamic = {name: _to_jax(name, v, spaces, geometry, dtype) for name, v in values.items() if name not in static}
     return {**dynamic, **static}
 
 
-def _moved(value: Any) -> Any:
-    return layouts.activity_to_jax(value)
-
-
-def _to_jax(name: str, value: Any, spaces: Mapping[str, tuple[str, ...]], conv: bool, dtype: Any) -> Any:
+def _to_jax(name: str, value: Any, spaces: Mapping[str, Sequence[str]], geometry: Geometry, dtype: Any) -> Any:
     if isinstance(value, list):
-        if name in spaces:
-            return [jnp.asarray(_family(v, conv), dtype=dtype) for v in value]
-        return [jnp.asarray(_moved(v) if v.ndim > 2 else v, dtype=dtype) for v in value]
+        return [_to_jax(name, each, spaces, geometry, dtype) for each in value]
     if not isinstance(value, np.ndarray | np.generic):
         return value
     if name in spaces:
-        space = spaces[name] if spaces[name] != ("p",) else ("pre", "post")
-        return jnp.asarray(layouts.tensor_to_jax(space, value, conv), dtype=dtype)
-    if name == "g":
-        return jnp.asarray(layouts.kernel_to_jax(value), dtype=dtype)
-    return jnp.asarray(_moved(value) if name in _ACTIVITY and conv else value, dtype=dtype)
-
-
-def _family(value: Any, conv: bool) -> Any:
-    return layouts.broadcast_map_to_jax(value, 3 if conv else 1)
+        value = tensor_to_jax(geometry, spaces[name], value)
+    elif name in _ACTIVITY:
+        value = layouts.activity_to_jax(value)
+    return jnp.asarray(value, dtype=dtype)

@@ -12,27 +12,35 @@ Array = Any
 
 
 def activity_to_jax(v: Array) -> Array:
-    """[batch, channels, height, width] -> [batch, height, width, channels]; [batch, units] stays."""
-    return v.transpose(0, 2, 3, 1) if v.ndim == 4 else v
+    """[batch, channels, *size] -> [batch, *size, channels]; [batch, units] stays."""
+    return v.transpose(0, *range(2, v.ndim), 1)
 
 
 def activity_from_jax(v: Array) -> Array:
-    """[batch, height, width, channels] -> [batch, channels, height, width]; [batch, units] stays."""
-    return v.transpose(0, 3, 1, 2) if v.ndim == 4 else v
+    """[batch, *size, channels] -> [batch, channels, *size]; [batch, units] stays."""
+    return v.transpose(0, v.ndim - 1, *range(1, v.ndim - 1))
 
 
 def kernel_to_jax(M: Array) -> Array:
-    """[out, in] -> [in, out]; [out, in / groups, height, width] -> [height, width, in / groups, out]"""
-    return M.transpose(2, 3, 1, 0) if M.ndim == 4 else M.transpose(1, 0)
+    """[out, in] -> [in, out]; [out, in / groups, *kernel] -> [*kernel, in / groups, out]"""
+    return M.transpose(*range(2, M.ndim), 1, 0)
 
 
 def kernel_from_jax(M: Array) -> Array:
-    """[in, out] -> [out, in]; [height, width, in / groups, out] -> [out, in / groups, height, width]"""
-    return M.transpose(3, 2, 0, 1) if M.ndim == 4 else M.transpose(1, 0)
+    """[in, out] -> [out, in]; [*kernel, in / groups, out] -> [out, in / groups, *kernel]"""
+    return M.transpose(M.ndim - 1, M.ndim - 2, *range(M.ndim - 2))
+
+
+def turned(M: Array, groups: int) -> Array:
+    """The kernel of a transposed convolution, [in, out / groups, *kernel], as that of the convolution which it is of x
+    with zeros between its entries, [out, in / groups, *kernel], back to front; and the same way back."""
+    first, second, *size = M.shape
+    grouped = M.reshape(groups, first // groups, second, *size).swapaxes(1, 2)
+    return grouped.reshape(groups * second, first // groups, *size)[(..., *(slice(None, None, -1) for _ in size))]
 
 
 def broadcast_map_to_jax(M: Array, own_axes: int) -> Array:
-    """A map [*far space, *own space] from `out` or `post[k]`; the own space of a convolution has `own_axes` = 3.
+    """A map [*far space, *own space] from `out` or `post[k]`; a convolution counts channels among `own_axes`.
 
     [classes, channels, height, width] -> [classes, height, width, channels]
     """
@@ -46,27 +54,27 @@ def broadcast_map_from_jax(M: Array, own_axes: int) -> Array:
     return M.transpose(*_channels_first(far_axes), *(far_axes + axis for axis in _channels_first(own_axes)))
 
 
-def tensor_to_jax(space: Sequence[str], value: Array, conv: bool) -> Array:
-    """A tensor of a rule, `space` as in `ruledsl.program.Tensor`; `conv` tells which kind of layer it belongs to."""
+def tensor_to_jax(space: Sequence[str], value: Array, own_axes: int) -> Array:
+    """A tensor of a rule, `space` as in `ruledsl.program.Tensor`; `own_axes` of one example of its layer's x."""
     if len(space) < 2:
         return value
     if set(space) == {"pre", "post"}:
         return kernel_to_jax(value)
-    return broadcast_map_to_jax(value, 3 if conv else 1)
+    return broadcast_map_to_jax(value, own_axes)
 
 
-def tensor_from_jax(space: Sequence[str], value: Array, conv: bool) -> Array:
+def tensor_from_jax(space: Sequence[str], value: Array, own_axes: int) -> Array:
     """The inverse of `tensor_to_jax`."""
     if len(space) < 2:
         return value
     if set(space) == {"pre", "post"}:
         return kernel_from_jax(value)
-    return broadcast_map_from_jax(value, 3 if conv else 1)
+    return broadcast_map_from_jax(value, own_axes)
 
 
 def _channels_last(axes: int) -> tuple[int, ...]:
-    return (1, 2, 0) if axes == 3 else tuple(range(axes))
+    return (*range(1, axes), 0)
 
 
 def _channels_first(axes: int) -> tuple[int, ...]:
-    return (2, 0, 1) if axes == 3 else tuple(range(axes))
+    return (axes - 1, *range(axes - 1))

@@ -1,43 +1,58 @@
 """The linear map of a weight layer: all that the JAX backend knows of geometry.
 
-Activities are [batch, units] or [batch, height, width, channels]; a dense layer takes more leading axes as well.
-Every map between pre and post, in either direction, is a kernel in the forward layout: [in, out] or
-[height, width, in / groups, out].
+Activities are [batch, units] or [batch, *size, channels]; a dense layer takes more leading axes as well. Every map
+between pre and post, in either direction, is a kernel in the forward layout: [in, out] or [*kernel, in / groups, out].
+
+A new kind of map is one class with the properties and methods of `Dense`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
-from jax import numpy as jnp
-
-from ruledsl.sizes import Conv2dSizes, DenseSizes, Pair
 
 Mean = Literal["batch", "all"]
+Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Dense(DenseSizes):
+class Dense:
     """u = W @ x with W: [pre, post]."""
 
+    units_in: int
+    units_out: int
+    sends: ClassVar[bool] = True
+
     @property
-    def kernel_shape(self) -> tuple[int, ...]:
+    def kernel_shape(self) -> Sizes:
         """[pre, post]"""
         return (self.units_in, self.units_out)
 
     @property
-    def pre_shape(self) -> tuple[int, ...]:
+    def pre_shape(self) -> Sizes:
         """[pre]"""
         return (self.units_in,)
 
     @property
-    def post_shape(self) -> tuple[int, ...]:
+    def post_shape(self) -> Sizes:
         """[post]"""
         return (self.units_out,)
+
+    @property
+    def fan_in(self) -> int:
+        """Synapses that a post neuron receives."""
+        return self.units_in
+
+    @property
+    def fan_out(self) -> int:
+        """Synapses that a pre neuron makes."""
+        return self.units_out
 
     def apply(self, M: Array, v: Array, b: Array | None = None) -> Array:
         """M @ v, or M @ v + b, for v: [batch, pre] -> [batch, post]"""
@@ -74,62 +89,96 @@ class Dense(DenseSizes):
 
 
 @dataclass(frozen=True)
-class Conv2d(Conv2dSizes):
-    """u = W * x with W: [height, width, channels_in / groups, channels_out]; `input_size` is that of x.
+class Convolution:
+    """u = W * x in one, two or three dimensions, W: [*kernel, channels_in / groups, channels_out]; a unit is a channel.
 
-    `padding` has for height and for width one number, or two where the sides differ.
+    input_size      the size of x, which the adjoint has to know
+    stride, dilation, input_dilation   one number for each dimension; where there are none, ones
+    padding         for each dimension one number, or two where the sides differ; where there are none, zeros
+    input_dilation  steps from one entry of x to the next, zeros between: the stride of a transposed convolution
     """
 
+    channels_in: int
+    channels_out: int
+    kernel_size: Sizes
+    input_size: Sizes
+    stride: Sizes = ()
+    padding: tuple[int | tuple[int, int], ...] = ()
+    dilation: Sizes = ()
+    groups: int = 1
+    input_dilation: Sizes = ()
+    sends: ClassVar[bool] = True
+
     @property
-    def kernel_shape(self) -> tuple[int, ...]:
-        """[height, width, channels_in / groups, channels_out]"""
+    def units_in(self) -> int:
+        """Channels of x."""
+        return self.channels_in
+
+    @property
+    def units_out(self) -> int:
+        """Channels of u."""
+        return self.channels_out
+
+    @property
+    def kernel_shape(self) -> Sizes:
+        """[*kernel, channels_in / groups, channels_out]"""
         return (*self.kernel_size, self.channels_in // self.groups, self.channels_out)
 
     @property
-    def pads(self) -> tuple[Pair, Pair]:
-        """Zeros (before, after) in height and in width."""
-        height, width = ((pad, pad) if isinstance(pad, int) else pad for pad in self.padding)
-        return height, width
+    def pads(self) -> tuple[tuple[int, int], ...]:
+        """Zeros (before, after) in each dimension."""
+        given = self.padding or (0,) * len(self.kernel_size)
+        return tuple((pad, pad) if isinstance(pad, int) else pad for pad in given)
 
     @property
-    def output_size(self) -> Pair:
-        """height, width of u"""
-        sizes = zip(self.input_size, self.pads, self.kernel_size, self.dilation, self.stride, strict=True)
-        height, width = ((size + sum(pad) - (k - 1) * d - 1) // s + 1 for size, pad, k, d, s in sizes)
-        return height, width
-
-    @property
-    def pre_shape(self) -> tuple[int, ...]:
-        """[height, width, channels_in]"""
+    def pre_shape(self) -> Sizes:
+        """[*input_size, channels_in]"""
         return (*self.input_size, self.channels_in)
 
     @property
-    def post_shape(self) -> tuple[int, ...]:
-        """[height, width, channels_out]"""
-        return (*self.output_size, self.channels_out)
+    def post_shape(self) -> Sizes:
+        """[*size of u, channels_out]"""
+        ones = (1,) * len(self.kernel_size)
+        spread = [(n - 1) * d + 1 for n, d in zip(self.input_size, self.input_dilation or ones, strict=True)]
+        reach = [(n - 1) * d + 1 for n, d in zip(self.kernel_size, self.dilation or ones, strict=True)]
+        sizes = zip(spread, self.pads, reach, self.stride or ones, strict=True)
+        return (*((size + sum(pad) - far) // step + 1 for size, pad, far, step in sizes), self.channels_out)
+
+    @property
+    def fan_in(self) -> int:
+        """Synapses that a post neuron receives, strides aside."""
+        return self.channels_in // self.groups * math.prod(self.kernel_size)
+
+    @property
+    def fan_out(self) -> int:
+        """Synapses that a pre neuron makes, strides aside."""
+        return self.channels_out // self.groups * math.prod(self.kernel_size)
 
     def apply(self, M: Array, v: Array, b: Array | None = None) -> Array:
-        """M @ v, or M @ v + b, for v over pre: [batch, height, width, channels_out]"""
+        """M @ v, or M @ v + b, for v over pre: [batch, *size of u, channels_out]"""
+        letters = "DHW"[-len(self.kernel_size) :]
         u = lax.conv_general_dilated(
             v,
             M,
-            self.stride,
+            self.stride or (1,) * len(self.kernel_size),
             self.pads,
-            rhs_dilation=self.dilation,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            lhs_dilation=self.input_dilation or None,
+            rhs_dilation=self.dilation or None,
+            dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
             feature_group_count=self.groups,
         )
         return u if b is None else u + b
 
     def adjoint(self, M: Array, v: Array) -> Array:
         """M.T @ v, the exact adjoint of `apply`: [batch, *input_size, channels_in]"""
-        pre = jax.ShapeDtypeStruct((v.shape[0], *self.pre_shape), v.dtype)  # type: ignore[no-untyped-call]
+        # Zeros and not a shape alone: on a mesh of devices they are spread as v is. Nobody computes with them.
+        pre = jnp.zeros_like(v, shape=(v.shape[0], *self.pre_shape))
         (result,) = jax.linear_transpose(partial(self.apply, M), pre)(v)
         return jnp.asarray(result)
 
     def outer(self, v_post: Array, v_pre: Array, mean: Mean | None = None) -> Array:
         """The kernel gradient, summed over batch and positions; `all` averages over both, `batch` over the batch."""
-        kernel = jax.ShapeDtypeStruct(self.kernel_shape, v_pre.dtype)  # type: ignore[no-untyped-call]
+        kernel = jnp.zeros_like(v_pre, shape=self.kernel_shape)
         (summed,) = jax.linear_transpose(lambda M: self.apply(M, v_pre), kernel)(v_post)
         if mean is None:
             return jnp.asarray(summed)
@@ -140,20 +189,47 @@ class Conv2d(Conv2dSizes):
         return p
 
     def sum_to_units(self, v: Array) -> Array:
-        """Sum over batch and positions: [batch, height, width, channels] -> [channels]"""
+        """Sum over batch and positions: [batch, *size, channels] -> [channels]"""
         return v.reshape(-1, v.shape[-1]).sum(0)
 
     def mean_positions(self, v: Array) -> Array:
         """Mean over positions: [batch, 1, 1, channels]"""
-        return v.mean((-3, -2), keepdims=True)
+        return v.mean(self._axes, keepdims=True)
 
     def sum_positions(self, v: Array) -> Array:
         """Sum over positions: [batch, 1, 1, channels]"""
-        return v.sum((-3, -2), keepdims=True)
+        return v.sum(self._axes, keepdims=True)
 
     def positions(self, v: Array) -> int:
         """height * width of v"""
-        return v.shape[-3] * v.shape[-2]
+        return math.prod(v.shape[axis] for axis in self._axes)
+
+    @property
+    def _axes(self) -> Sizes:
+        return tuple(range(-len(self.kernel_size) - 1, -1))
 
 
-Linear = Dense | Conv2d
+@dataclass(frozen=True)
+class Embedding(Dense):
+    """u = W @ x for x one-hot, given as indices [batch, *]; W: [pre, post]. Nobody can be sent an error."""
+
+    sends: ClassVar[bool] = False
+
+    def apply(self, M: Array, v: Array, b: Array | None = None) -> Array:
+        """The rows of M for indices v: [batch, *] -> [batch, *, post]"""
+        return M[v] if b is None else M[v] + b
+
+    def outer(self, v_post: Array, v_pre: Array, mean: Mean | None = None) -> Array:
+        """The outer product with one-hot rows, summed over the batch, or averaged: [pre, post]"""
+        summed = jnp.zeros_like(v_post, shape=self.kernel_shape)
+        summed = summed.at[v_pre.reshape(-1)].add(v_post.reshape(-1, self.units_out))
+        return summed if mean is None else summed / v_post.shape[0]
+
+
+Linear = Dense | Convolution | Embedding
+
+
+def forward_weights(layer: Linear, key: Array) -> tuple[Array, Array]:
+    """W, normal with variance 1 / fan_in, and b, zero."""
+    W = jax.random.normal(key, layer.kernel_shape) / math.sqrt(layer.fan_in)
+    return W, jnp.zeros(layer.units_out, W.dtype)

@@ -1,39 +1,43 @@
-"""Flax NNX layers that follow a rule: `Linear` and `Conv` that keep their class's interface and their parameters.
+"""Flax NNX layers that follow a rule: they keep their class's interface and their parameters.
 
-All state is in NNX variables, so that `nnx.jit`, `nnx.grad`, `nnx.split` and checkpoints see it.
+All state is in NNX variables, so that `nnx.jit`, `nnx.grad`, `nnx.split` and checkpoints see it. What a layer computes
+are the functions of its rule's module, each called with what it asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
-from jax import numpy as jnp
 
+from ruledsl.assembly import Part
+from ruledsl.emit.binding import COUNTERS, Binding
 from ruledsl.errors import UserError
-from ruledsl_jax import linear
-from ruledsl_jax.layer import Phi, bind
-from ruledsl_jax.plan import VISITS, Plan
+from ruledsl_jax.layers import Activation
+from ruledsl_jax.linear import Convolution, Dense, Embedding, Linear
 
-SOURCE = "source of draws"  # with spaces in it, like the slots' names, it can't be the name of a rule's tensor
+SOURCE = "source of draws"  # with spaces in it, it can't be the name of a rule's tensor
 ZERO = "zero of the output"
-READ_BY_RULES = {"W": "kernel", "b": "bias"}
+BATCH = "size of the batch"
 
 
 class Held(nnx.Variable[Any]):
     """A tensor of a rule that has no pseudo-gradient: `fixed`, `fresh`, or assigned with `<-`."""
 
 
-class Slot(nnx.Variable[Any]):
-    """Zeros whose gradient is what the backward pass assigns (`<-`)."""
+class Assigned(Held):
+    """What a backward pass leaves a change (`<-`) or a second pseudo-gradient for: the gradient with respect to it."""
 
 
 class Told(nnx.Variable[Any]):
-    """`target` and the scalars `step epoch progress lr`, as far as the rule reads them."""
+    """`target`, the scalars `step epoch progress lr`, and the size of the batch, as far as the rule reads them."""
 
 
 class Source(nnx.Variable[Any]):
@@ -44,152 +48,231 @@ class Zero(nnx.Variable[Any]):
     """Inside a forward pass, the zeros [batch, classes] whose gradient is e; otherwise a single zero."""
 
 
-TAUGHT = (nnx.Param, Slot)
+TAUGHT = (nnx.Param, Assigned)
 """`nnx.grad(loss, argnums=nnx.DiffState(0, TAUGHT))` for a rule that assigns what it computes from activity."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Following:
-    """What a layer knows that is no array: its rule, its activation, the classes, its images' size once known."""
+    """What a layer knows that is no array: its rule, its activation, the classes, the size of its input once known."""
 
-    plan: Plan
-    phi: Phi | None
+    part: Part
+    phi: Activation | None
     classes: int | None
-    input_size: linear.Pair | None
+    size: tuple[int, ...] | None
+    sends: bool = True
+
+    @property
+    def module(self) -> Any:
+        """The emitted module."""
+        return self.part.program.module
+
+    @property
+    def binding(self) -> Binding:
+        """What it computes, and when."""
+        return self.part.binding
+
+    def call(self, function: Callable[..., Any], **known: Any) -> Any:
+        """A function of the module, with those of its arguments that are known."""
+        known = {**self.part.parameters, "phi": self.phi, "classes": self.classes, "sends": self.sends, **known}
+        return function(**{name: known[name] for name in inspect.signature(function).parameters if name in known})
 
 
 class RuleLayer(nnx.Module):
-    """What a dense layer and a convolution have in common. `convert` makes them out of existing layers."""
+    """What layers of all kinds have in common. `convert` makes them out of existing layers."""
 
+    example_axes: ClassVar[int | None] = None
+    weights: ClassVar[str] = "kernel"
     following: Following
-    kernel: Any
-    bias: Any
     dtype: Any
     promote_dtype: Any
+    map_for: ClassVar[Callable[..., Linear]]
 
-    def follow(
-        self, following: Following, tensors: Mapping[str, Array], slots: Mapping[str, Array], key: Array
-    ) -> None:
+    def follow(self, following: Following, made: Mapping[str, Any], key: Array) -> None:
         """Take up a rule: tensors with a pseudo-gradient become `nnx.Param`, others `Held`."""
         self.following = following
-        plan = following.plan
-        for name, value in tensors.items():
-            kind = nnx.Param if plan.program.tensor(name).learns == "grad" else Held
-            setattr(self, name, kind(value))
-        for name, value in slots.items():
-            setattr(self, name, Slot(value))
-        for name in plan.clocked:
+        module, binding = following.module, following.binding
+        moved = {output.target for own in binding.passes for output in own.received}
+        for name, value in made.items():
+            if name not in ("W", "b"):
+                kind = nnx.Param if name in module.Params._fields else Assigned if name in moved else Held
+                setattr(self, name, kind(value) if value is not None else None)
+        for output in binding.task.received if binding.task else ():
+            if output.receiver in self.receivers:
+                like = self.variable(output.target)
+                setattr(self, output.receiver, None if like is None else Assigned(jnp.zeros_like(like.get_value())))
+        for name in binding.clocked:
             setattr(self, name, Told(jnp.zeros(())))
-        if "target" in plan.inputs:
+        if "target" in binding.reads:
             self.target = Told(jnp.zeros((0, following.classes or 0)))
-        if plan.draws:
+        if binding.draws:
             setattr(self, SOURCE, Source(key))
-        if plan.direct:
+        if binding.direct:
             setattr(self, ZERO, Zero(jnp.zeros(())))
+        if hasattr(module, "advance") and "batch_size" in inspect.signature(module.advance).parameters:
+            setattr(self, BATCH, Told(jnp.ones(())))
+
+    @property
+    def receivers(self) -> tuple[str, ...]:
+        """Second references to tensors that have a gradient already."""
+        module = self.following.module
+        return module.Beside._fields if hasattr(module, "Beside") else ()
 
     def variable(self, name: str) -> nnx.Variable[Any] | None:
-        """The variable of W, b, a tensor of the rule, or a slot."""
-        found: nnx.Variable[Any] | None = getattr(self, READ_BY_RULES.get(name, name), None)
+        """The variable of W, b, or a tensor of the rule."""
+        found: nnx.Variable[Any] | None = getattr(self, {"W": self.weights, "b": "bias"}.get(name, name), None)
         return found
 
-    def tensors(self) -> dict[str, Array]:
-        """W, b and the rule's tensors, by the names that the rule gives them."""
-        names = (tensor.name for tensor in self.following.plan.program.tensors)
-        return {name: v.get_value() for name in names if (v := self.variable(name)) is not None}
+    def held(self, names: tuple[str, ...]) -> dict[str, Array | None]:
+        """The values of some tensors, by the names that the rule gives them."""
+        variables = {name: self.variable(name) for name in names}
+        return {name: None if variable is None else variable.get_value() for name, variable in variables.items()}
 
-    def slots(self) -> dict[str, Array]:
-        """The slots of the layer."""
-        plan = self.following.plan
-        names = (*plan.slots, VISITS) if plan.slots else ()
-        return {name: getattr(self, name).get_value() for name in names}
+    def arguments(self, convert: Callable[[Any], Any] = lambda value: value) -> dict[str, Any]:
+        """What functions of the module are given: params, state, beside, and what the network was told."""
+        module = self.following.module
+        given: dict[str, Any] = {
+            "params": module.Params(**self.held(module.Params._fields)),
+            "state": module.State(**self.held(module.State._fields)),
+        }
+        if self.receivers:
+            given["beside"] = module.Beside(**self.held(self.receivers))
+        given = jax.tree.map(convert, given)
+        return given | {name: getattr(self, name).get_value() for name in self.following.binding.clocked}
 
-    def linear_map(self, x: Array | None = None) -> linear.Linear:
+    def linear_map(self, x: Array | None = None) -> Linear:
         """The linear map for an input x; without one, for functions that read no activity."""
-        raise NotImplementedError
+        return type(self).map_for(self, self.following.size if x is None else x.shape[1:-1])
 
     def learning_forward(self, x: Array) -> Array:
         """u = W @ x + b, differentiated by the rule."""
-        plan = self.following.plan
-        tensors = self.tensors()
-        bias = tensors.get("b")
-        x, tensors["W"], bias = self.promote_dtype((x, tensors["W"], bias), dtype=self.dtype)
-        if bias is not None:
-            tensors["b"] = bias
-        tensors = {name: value.astype(x.dtype) for name, value in tensors.items()}
-        told: dict[str, Any] = {name: getattr(self, name).get_value() for name in plan.clocked}
-        if "target" in plan.inputs:
-            told["target"] = self._target(x.shape[0])
-        following = self.following
-        f = bind(plan, self.linear_map(x), following.classes if plan.direct else None, following.phi)
-        result = f(tensors, x, slots=self.slots(), **told)
-        if not plan.direct:
+        following, kernel = self.following, self.variable("W")
+        assert kernel is not None
+        floats = () if jnp.issubdtype(x.dtype, jnp.integer) else (x,)
+        promoted = self.promote_dtype((kernel.get_value(), *floats), dtype=self.dtype)
+        dtype, x = promoted[0].dtype, promoted[1] if floats else x
+        given = self.arguments(lambda value: value.astype(dtype))
+        if "target" in following.binding.reads:
+            given["target"] = self._target(x.shape[0])
+        if hasattr(self, BATCH):
+            getattr(self, BATCH).set_value(jnp.full((), float(x.shape[0])))
+        result = following.call(following.module.apply, layer=self.linear_map(x), x=x, **given)
+        if not following.binding.direct:
             return result  # type: ignore[no-any-return]
         u, zero = result
         holder: Zero = getattr(self, ZERO)
         holder.set_value(holder.get_value() + zero)
         return u  # type: ignore[no-any-return]
 
+    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+        """inputs: [batch, *pre], or without the batch; a convolution takes several leading axes as well"""
+        axes = len(self.kernel_size) + 1 if self.example_axes is None else self.example_axes  # type: ignore[attr-defined]
+        leading = inputs.ndim - axes
+        if leading == 1 or (leading > 1 and self.example_axes is not None):
+            return self.learning_forward(inputs)
+        u = self.learning_forward(inputs.reshape(prod(inputs.shape[:leading]), *inputs.shape[leading:]))
+        return u.reshape(*inputs.shape[:leading], *u.shape[1:])
+
     def _target(self, batch: int) -> Array:
         target: Array = self.target.get_value()
         if target.shape[0] != batch:
             raise UserError(
-                f"{self.following.plan.program.rule} reads target, and the network was told one for "
+                f"{self.following.part.rule} reads target, and the network was told one for "
                 f"{target.shape[0]} examples, not for this batch of {batch}",
                 "call observe(net, target=labels) before each forward pass",
             )
         return target
 
+    def split_key(self) -> Array | None:
+        """A new key from the layer's source; None for a rule that draws nothing."""
+        source: Source | None = getattr(self, SOURCE, None)
+        if source is None:
+            return None
+        given: Array
+        kept, given = jax.random.split(source.get_value())
+        source.set_value(kept)
+        return given
+
+
+# --- the kinds of layers ---
+
+
+def _each(module: Any, value: Any) -> tuple[int, ...]:
+    """One number for each dimension."""
+    return (value or 1,) * len(module.kernel_size) if value is None or isinstance(value, int) else tuple(value)
+
+
+def _reach(module: Any) -> list[int]:
+    return [(k - 1) * d + 1 for k, d in zip(module.kernel_size, _each(module, module.kernel_dilation), strict=True)]
+
+
+def _pairs(module: Any) -> tuple[tuple[int, int], ...]:
+    both = (module.padding,) * len(module.kernel_size) if isinstance(module.padding, int) else module.padding
+    return tuple((pad, pad) if isinstance(pad, int) else (int(pad[0]), int(pad[1])) for pad in both)
+
+
+def _dense(module: Any, size: Any = None) -> Linear:
+    return Dense(module.in_features, module.out_features)
+
+
+def _convolution(module: Any, size: tuple[int, ...] | None = None) -> Linear:
+    size, kernel, stride = size or tuple(module.kernel_size), tuple(module.kernel_size), _each(module, module.strides)
+    zeros = _each(module, module.input_dilation)
+    if isinstance(module.padding, str):
+        spread = [(n - 1) * d + 1 for n, d in zip(size, zeros, strict=True)]
+        pads = tuple((int(a), int(b)) for a, b in lax.padtype_to_pads(spread, _reach(module), stride, module.padding))
+    else:
+        pads = _pairs(module)
+    sizes = (module.in_features, module.out_features, kernel, size)
+    return Convolution(*sizes, stride, pads, _each(module, module.kernel_dilation), module.feature_group_count, zeros)
+
+
+def _transposed(module: Any, size: tuple[int, ...] | None = None) -> Linear:
+    kernel, stride = tuple(module.kernel_size), _each(module, module.strides)
+    pads = _pairs(module) if not isinstance(module.padding, str) else ()
+    for reach, step in zip(_reach(module), stride, strict=True) if isinstance(module.padding, str) else ():
+        total = reach + step - 2 if module.padding == "SAME" else reach + step - 2 + max(reach - step, 0)
+        before = reach - 1 if module.padding == "VALID" or step > reach - 1 else -(-total // 2)
+        pads += ((before, total - before),)
+    sizes = (module.in_features, module.out_features, kernel, size or kernel)
+    return Convolution(*sizes, padding=pads, dilation=_each(module, module.kernel_dilation), input_dilation=stride)
+
+
+def _embedding(module: Any, size: Any = None) -> Linear:
+    return Embedding(module.num_embeddings, module.features)
+
 
 class RuleLinear(RuleLayer, nnx.Linear):
     """A dense layer that follows a rule: [batch, in_features] -> [batch, out_features]."""
 
-    def linear_map(self, x: Array | None = None) -> linear.Linear:
-        """See RuleLayer."""
-        return linear.Dense(self.in_features, self.out_features)
-
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
-        """inputs: [batch, in_features], or without the batch"""
-        return self.learning_forward(inputs) if inputs.ndim > 1 else self.learning_forward(inputs[None])[0]
+    example_axes, map_for = 1, _dense
 
 
 class RuleConv(RuleLayer, nnx.Conv):
-    """A convolution that follows a rule: [batch, height, width, in_features] -> [batch, ..., out_features]."""
+    """A convolution that follows a rule: [batch, *size, in_features] -> [batch, *size, out_features]."""
 
-    def linear_map(self, x: Array | None = None) -> linear.Linear:
-        """See RuleLayer."""
-        kernel, stride = _pair(self.kernel_size), _pair(self.strides)
-        size = (x.shape[1], x.shape[2]) if x is not None else self.following.input_size or kernel
-        dilation = _pair(self.kernel_dilation)
-        return linear.Conv2d(
-            self.in_features,
-            self.out_features,
-            kernel,
-            stride,
-            pads(self.padding, size, kernel, stride, dilation),
-            dilation,
-            self.feature_group_count,
-            size,
-        )
-
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
-        """inputs: [batch, height, width, in_features], or with other leading axes, or with none"""
-        if inputs.ndim == 4:
-            return self.learning_forward(inputs)
-        leading = inputs.shape[:-3]
-        u = self.learning_forward(inputs.reshape(-1, *inputs.shape[-3:]))
-        return u.reshape(*leading, *u.shape[1:])
+    map_for = _convolution
 
 
-KINDS: dict[type[nnx.Module], type[RuleLayer]] = {nnx.Linear: RuleLinear, nnx.Conv: RuleConv}
+class RuleConvTranspose(RuleLayer, nnx.ConvTranspose):
+    """A transposed convolution that follows a rule: [batch, *size, in_features] -> [batch, *size, out_features]."""
+
+    map_for = _transposed
 
 
-def pads(padding: Any, size: linear.Pair, kernel: linear.Pair, stride: linear.Pair, dilation: linear.Pair) -> Any:
-    """The padding of an `nnx.Conv` in numbers: ((top, bottom), (left, right))."""
-    if isinstance(padding, str):
-        reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
-        return tuple((int(low), int(high)) for low, high in lax.padtype_to_pads(size, reach, stride, padding))
-    both = (padding, padding) if isinstance(padding, int) else padding
-    return tuple((pad, pad) if isinstance(pad, int) else (pad[0], pad[1]) for pad in both)
+class RuleEmbed(RuleLayer, nnx.Embed):
+    """An embedding that follows a rule: [batch, *] -> [batch, *, features]."""
+
+    example_axes, weights, map_for = 0, "embedding", _embedding
+
+
+KINDS: dict[type[nnx.Module], type[RuleLayer]] = {
+    nnx.Linear: RuleLinear,
+    nnx.Conv: RuleConv,
+    nnx.ConvTranspose: RuleConvTranspose,
+    nnx.Embed: RuleEmbed,
+}
+TELLABLE = tuple(name for name in COUNTERS if name != "step")
 
 
 def rule_layers(net: nnx.Module) -> Iterator[tuple[tuple[Any, ...], RuleLayer]]:
@@ -203,25 +286,8 @@ def take_zeros(net: nnx.Module) -> Any:
     """The sum of the zeros that the layers have emitted in this forward pass; they emit them anew in the next."""
     total: Any = 0.0
     for _, layer in rule_layers(net):
-        if layer.following.plan.direct:
+        if layer.following.binding.direct:
             holder: Zero = getattr(layer, ZERO)
             total = total + holder.get_value()
             holder.set_value(jnp.zeros(()))
     return total
-
-
-def _pair(value: Any) -> linear.Pair:
-    if value is None:
-        return (1, 1)
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
-def split_key(layer: RuleLayer) -> Array | None:
-    """A new key from the layer's source; None for a rule that draws nothing."""
-    source: Source | None = getattr(layer, SOURCE, None)
-    if source is None:
-        return None
-    given: Array
-    kept, given = jax.random.split(source.get_value())
-    source.set_value(kept)
-    return given

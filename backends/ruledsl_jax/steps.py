@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax import numpy as jnp
 
 from ruledsl.errors import UserError
-from ruledsl_jax.initial import advanced
-from ruledsl_jax.modules import RuleLayer, Slot, rule_layers, split_key
-from ruledsl_jax.plan import VISITS
-
-TELLABLE = ("epoch", "progress", "lr")
+from ruledsl_jax.modules import BATCH, TELLABLE, Assigned, RuleLayer, rule_layers
 
 
 def observe(net: nnx.Module, *, target: Array | None = None, **scalars: Any) -> None:
@@ -27,58 +24,55 @@ def observe(net: nnx.Module, *, target: Array | None = None, **scalars: Any) -> 
         if name not in TELLABLE:
             raise UserError(f"a network can't observe `{name}`", "it can observe target, epoch, progress and lr")
     for layer in _layers(net).values():
+        binding = layer.following.binding
         for name, value in scalars.items():
-            if name in layer.following.plan.clocked:
+            if name in binding.clocked:
                 getattr(layer, name).set_value(jnp.asarray(value, float))
-        if target is not None and "target" in layer.following.plan.inputs:
+        if target is not None and "target" in binding.reads:
             layer.target.set_value(_one_hot(target, layer.following.classes or 0))
 
 
 def advance(net: nnx.Module, gradients: Any = None) -> None:
     """After the optimizer's update: store what `<-` computed, run `after step`, draw `fresh` anew.
 
+    A rule that reads `batch_size` is given that of the last forward pass.
+
     gradients   needed by rules that assign what they compute from activity: the result of
                 `nnx.grad(loss, argnums=nnx.DiffState(0, ruledsl_jax.TAUGHT))`
     Works inside `nnx.jit`. Raises UserError for a network that was not converted, or where gradients are missing.
     """
-    results = _slot_gradients(gradients)
+    arrived = _arrived(gradients)
     for path, layer in _layers(net).items():
-        following = layer.following
-        plan = following.plan
-        if plan.moves:
-            slots = (*plan.slots, VISITS) if plan.slots else ()
-            found = {name: results[*path, name] for name in slots if (*path, name) in results}
-            if len(found) < len(slots):
-                assigned = ", ".join(slot.removeprefix("next ") for slot in plan.slots)
-                raise UserError(
-                    f"{plan.program.rule} assigns {assigned} from activity, and was given no gradients of its slots",
-                    "gradients = nnx.grad(loss, argnums=nnx.DiffState(0, ruledsl_jax.TAUGHT))(net, ...); "
-                    "advance(net, gradients)",
-                )
-            _store(layer, found)
-        step = getattr(layer, "step", None)
-        if "step" in plan.clocked and step is not None:
+        if hasattr(layer.following.module, "advance"):
+            _advance(layer, {names[-1]: value for names, value in arrived.items() if names[:-1] == path})
+        if "step" in layer.following.binding.clocked:
+            step: Any = getattr(layer, "step")  # noqa: B009
             step.set_value(step.get_value() + 1)
 
 
-def _store(layer: RuleLayer, results: dict[str, Array]) -> None:
-    following = layer.following
-    before = layer.tensors()
-    clock = {name: getattr(layer, name).get_value() for name in following.plan.clocked}
-    after = advanced(
-        following.plan,
-        layer.linear_map(),
-        before,
-        results,
-        key=split_key(layer),
-        phi=following.phi,
-        classes=following.classes,
-        **clock,
-    )
-    for name, value in after.items():
-        variable = layer.variable(name)
-        if variable is not None and value is not before.get(name):
-            variable.set_value(value)
+def _advance(layer: RuleLayer, arrived: dict[str, Array]) -> None:
+    following, module = layer.following, layer.following.module
+    given = layer.arguments()
+    asked = inspect.signature(module.advance).parameters
+    fields = (*("changes" in asked) * module.State._fields, *("beside" in asked) * layer.receivers)
+    expected = [name for name in fields if isinstance(layer.variable(name), Assigned)]
+    if not arrived.keys() >= set(expected):
+        raise UserError(
+            f"{following.part.rule} computes {expected[0]} from activity, and no gradient of that was given",
+            "gradients = nnx.grad(loss, argnums=nnx.DiffState(0, ruledsl_jax.TAUGHT))(net, ...); "
+            "advance(net, gradients)",
+        )
+    given["changes"] = module.State(*(arrived.get(name) for name in module.State._fields))
+    if layer.receivers:
+        given["beside"] = module.Beside(*(arrived.get(name) for name in layer.receivers))
+    if hasattr(layer, BATCH):
+        given["batch_size"] = getattr(layer, BATCH).get_value()
+    params, state = following.call(module.advance, layer=layer.linear_map(), key=layer.split_key(), **given)
+    for made, before in ((params, given["params"]), (state, given["state"])):
+        for name, value in made._asdict().items():
+            variable = layer.variable(name)
+            if variable is not None and value is not getattr(before, name):
+                variable.set_value(jax.tree.map(lambda new, old: new.astype(old.dtype), value, getattr(before, name)))
 
 
 def _layers(net: nnx.Module) -> dict[tuple[Any, ...], RuleLayer]:
@@ -88,10 +82,10 @@ def _layers(net: nnx.Module) -> dict[tuple[Any, ...], RuleLayer]:
     return layers
 
 
-def _slot_gradients(gradients: Any) -> dict[tuple[Any, ...], Array]:
+def _arrived(gradients: Any) -> dict[tuple[Any, ...], Array]:
     if gradients is None:
         return {}
-    flat = nnx.to_flat_state(nnx.state(gradients, Slot))
+    flat = nnx.to_flat_state(nnx.state(gradients, Assigned))
     return {path: jnp.asarray(value.get_value() if isinstance(value, nnx.Variable) else value) for path, value in flat}
 
 

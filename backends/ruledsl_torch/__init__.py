@@ -9,17 +9,17 @@ from ruledsl_torch.emission import BACKEND
 
 if TYPE_CHECKING:
     from ruledsl_torch.conversion import convert as convert
+    from ruledsl_torch.network import advance as advance
+    from ruledsl_torch.network import observe as observe
     from ruledsl_torch.optimization import optimizer as optimizer
-    from ruledsl_torch.record import observe as observe
-    from ruledsl_torch.routing import optimizers as optimizers
-    from ruledsl_torch.steps import advance as advance
+    from ruledsl_torch.optimization import optimizers as optimizers
 
 _ROOMS = {
-    "advance": "ruledsl_torch.steps",
+    "advance": "ruledsl_torch.network",
     "convert": "ruledsl_torch.conversion",
-    "observe": "ruledsl_torch.record",
+    "observe": "ruledsl_torch.network",
     "optimizer": "ruledsl_torch.optimization",
-    "optimizers": "ruledsl_torch.routing",
+    "optimizers": "ruledsl_torch.optimization",
 }
 __all__ = ["BACKEND", "advance", "convert", "observe", "optimizer", "optimizers"]
 

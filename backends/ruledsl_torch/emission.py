@@ -8,7 +8,10 @@ from ruledsl.emit import forms
 from ruledsl.emit.backend import Backend
 from ruledsl.emit.expressions import PRODUCT, Writer
 from ruledsl.emit.forms import Form
+from ruledsl.emit.imports import imported
 from ruledsl.ir.nodes import Node
+from ruledsl_torch.attributes import ATTRIBUTES
+from ruledsl_torch.views import shown
 
 
 def _on_tensor(function: str) -> Form:
@@ -97,10 +100,18 @@ def _fill(writer: Writer, node: Node) -> str:
     return f"torch.full(shape, {forms.number(writer, node)})" if writer.is_number(node) else writer.write(node)
 
 
+def _blank(writer: Writer) -> str:
+    return f"torch.empty_like({writer.like})" if writer.like else "torch.empty(shape)"
+
+
+def _orthogonal(writer: Writer, node: Node) -> str:
+    return f"torch.nn.init.orthogonal_({_blank(writer)}, generator=generator)"
+
+
 def _random(method: str) -> Form:
     def form(writer: Writer, node: Node) -> str:
         numbers = ", ".join(forms.number(writer, arg) for arg in node.args)
-        return f"torch.empty(shape).{method}({numbers}, generator=generator)"
+        return f"{_blank(writer)}.{method}({numbers}, generator=generator)"
 
     return form
 
@@ -109,12 +120,43 @@ def _signs(writer: Writer, node: Node) -> str:
     return f"1 - 2 * {_random('bernoulli_')(writer, node)}"
 
 
+RESERVED = frozenset(
+    """
+    torch nn F Linear Conv2d self ctx inputs output layer function downstream shapes per_family families zeros zero
+    results rest prod once_differentiable params param_groups parameters foreach group initial_lr state states each
+    value before
+    """.split()  # noqa: SIM905
+)
+
+IMPORTS = {
+    "math": "import math",
+    "torch": "import torch",
+    "warnings": "import warnings",
+    **imported("partial", of="functools"),
+    **imported("nn", of="torch"),
+    **imported("once_differentiable", of="torch.autograd.function"),
+    **imported("Schedule", of="ruledsl.ir.phases"),
+    **imported("Constraint", "Driven", "Gradient", "Next", "RuleLayer", "Taught", of="ruledsl_torch.layers"),
+    **imported("apply_of", "filled", "handed_on", of="ruledsl_torch.layers"),
+    **imported("convolution", "dense", "only_linear", of="ruledsl_torch.linear"),
+    **imported("optimizer", of="ruledsl_torch.optimization"),
+    **imported("RuleOptimizer", "number", "scalar", of="ruledsl_torch.rule_optimizer"),
+}
+"""Of what an emitted module uses, whence it comes."""
+
 BACKEND = Backend(
     name="torch",
+    packages=("torch",),
+    executor="ruledsl_torch.executor",
+    convert="ruledsl_torch.conversion:convert",
+    engine="ruledsl_torch.engine:Engine",
+    preferred=True,
     generator="generator=None",
-    imports={"math": "import math", "torch": "import torch"},
+    imports=IMPORTS,
     templates=Path(__file__).parent / "templates",
-    reserved=frozenset(("torch",)),
+    shown=shown,
+    reserved=RESERVED,
+    attributes=ATTRIBUTES,
     operations={
         "relu": forms.elementwise("torch.relu"),
         "sign": forms.elementwise("torch.sign"),
@@ -150,7 +192,7 @@ BACKEND = Backend(
         "normal": _random("normal_"),
         "uniform": _random("uniform_"),
         "signs": _signs,
-        "orthogonal": "torch.nn.init.orthogonal_(torch.empty(shape), generator=generator)",
+        "orthogonal": _orthogonal,
         "zeros": "torch.zeros(shape)",
         "ones": "torch.ones(shape)",
     },

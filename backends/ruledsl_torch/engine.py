@@ -14,19 +14,17 @@ from torch.nn import functional
 from ruledsl.architectures import Architecture
 from ruledsl.data import Batch
 from ruledsl.errors import UserError
-from ruledsl.program import TASK, Program
+from ruledsl.program import TASK, Program, program_of
 from ruledsl.training import probes
 from ruledsl.training.config import Config, OptimizerConfig
 from ruledsl.training.engine import Diverged, Score
-from ruledsl.training.schedule import Clock, phases
+from ruledsl.training.schedule import Clock
 from ruledsl_torch.conversion import convert
-from ruledsl_torch.driven import run_phase
 from ruledsl_torch.layers import RuleLayer
+from ruledsl_torch.network import NetworkState, advance, observe
 from ruledsl_torch.networks import activations, build
 from ruledsl_torch.optimization import optimizer
-from ruledsl_torch.record import Record, observe
 from ruledsl_torch.routing import Optimizers, receivers
-from ruledsl_torch.steps import end_pass, end_step
 
 State = dict[str, NDArray[Any]]
 
@@ -48,7 +46,7 @@ class Engine:
         torch.manual_seed(config.seed)
         self.architecture = architecture
         self.net: nn.Module = build(architecture)
-        self.record: Record | None = None
+        self.network: NetworkState | None = None
         if rule is not None:
             # A generator of its own, derived from the seed: the rule's random values leave those of W as they are.
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
@@ -64,40 +62,32 @@ class Engine:
                 activations=activations(architecture),
                 generator=generator,
             )
-            self.record = self.net.ruledsl  # type: ignore[assignment]
+            self.network = self.net.ruledsl  # type: ignore[assignment]
         elif constraints:
             raise UserError("constraints need a rule", "rule = backprop learns what autograd learns")
         settings = {TASK: config.optimizer, **config.optimizers}
-        groups = receivers(self.record, self.net)
-        self.optimizers = Optimizers(self.record, {name: _optimizer(settings[name], groups[name]) for name in groups})
+        groups = receivers(self.network, self.net)
+        self.optimizers = Optimizers(self.network, {name: _optimizer(settings[name], groups[name]) for name in groups})
         self.rates = {name: setting.lr for name, setting in settings.items()}
         self.changing = config.schedules
         self.forward = torch.compile(self.net) if config.compile else self.net
-        self._done = (-1, 0)  # a step, and how many of its phases are done
 
-    def step(self, phase: str, batch: Batch, rates: float, clock: Clock) -> Score | None:
+    def step(self, batch: Batch, rates: float, clock: Clock) -> Score | None:
         """See `ruledsl.training.engine.Engine.step`."""
         images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
         self._set_rates(rates)
-        record = self.record
-        if record is None:
-            if phase != TASK:
-                raise UserError(f"there is no phase `{phase}`: autograd learns in the phase `{TASK}` alone")
+        network = self.network
+        if network is None:
             return self._learn(images, labels)
         parameters = {name: schedule.at(clock.progress) for name, schedule in self.changing.items()}
         rate = rates * self.rates[TASK]
         observe(self.net, target=labels, epoch=clock.epoch, progress=clock.progress, lr=rate, **parameters)
-        if record.driven(phase):
-            score = None
-            run_phase(record, phase)
-        else:
-            record.enter(phase)
-            score = self._learn(images, labels)
-            end_pass(record)
-        done = self._done[1] + 1 if self._done[0] == clock.step else 1
-        self._done = clock.step, done
-        if done == len(phases(record.schedule, clock)):
-            end_step(record)
+        network.step, network.epoch = clock.step, clock.epochs_passed
+        network.begin_step()
+        score = None
+        while network.step == clock.step:
+            score = self._learn(images, labels) if network.sees_batch else score
+            advance(self.net)
         return score
 
     def evaluate(self, batches: Iterable[Batch]) -> Score:
@@ -117,10 +107,9 @@ class Engine:
         """See `ruledsl.training.engine.Engine.probe`."""
         found: dict[str, float] = {}
         for name, layer in list(self._layers())[1:]:  # the first one sends to nobody
-            for tensor in layer.plan.program.tensors:
-                value = layer.tensor(tensor.name)
-                if tensor.space == ("post", "pre") and value is not None and value.shape == layer.W.shape:
-                    found |= probes.measure(name, tensor.name, _array(layer.W), _array(value))
+            maps = (tensor.name for tensor in program_of(layer).tensors if tensor.space == ("post", "pre"))
+            for tensor in maps:
+                found |= probes.measure(name, tensor, _array(layer.weight), _array(getattr(layer, tensor)))
         return found
 
     def state(self) -> State:
@@ -132,8 +121,8 @@ class Engine:
                     if value is not None:
                         state[f"optimizer.{which}.{index}.{name}"] = _copy(torch.as_tensor(value))
         state["random"] = _copy(torch.get_rng_state())
-        if self.record is not None:
-            rule = self.record.state()
+        if self.network is not None:
+            rule = self.network.state()
             state["rule.step"] = np.array(rule["step"])
             state |= {f"rule.clock.{name}": np.array(value) for name, value in rule["clock"].items()}
             state["rule.generator"] = _copy(rule["generator"])
@@ -143,7 +132,6 @@ class Engine:
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """See `ruledsl.training.engine.Engine.load_state`."""
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
-        self._done = -1, 0
         self.net.load_state_dict(_below("network.", tensors))
         for which, one in self.optimizers.items():
             values: dict[int, dict[str, Tensor]] = {}
@@ -152,8 +140,8 @@ class Engine:
                 values.setdefault(int(index), {})[name] = value
             one.load_state_dict({**one.state_dict(), "state": values})
         torch.set_rng_state(tensors["random"])
-        if self.record is not None:
-            self.record.load_state(
+        if self.network is not None:
+            self.network.load_state(
                 {
                     "step": int(tensors["rule.step"]),
                     "clock": {name: float(value) for name, value in _below("rule.clock.", tensors).items()},
@@ -163,8 +151,8 @@ class Engine:
             )
 
     def _layers(self) -> Iterator[tuple[str, RuleLayer]]:
-        if self.record is not None:
-            yield from self.record.layers.items()
+        if self.network is not None:
+            yield from self.network.layers.items()
 
     def _learn(self, images: Tensor, labels: Tensor) -> Score:
         """One pass through the network, and what the optimizers make of it."""

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ruledsl.program import Program
 from ruledsl.verification.executor import Precision, Results, collect
 from ruledsl.verification.geometries import DenseGeometry, Geometry
-from ruledsl_torch.linear import Conv2d, Dense
+from ruledsl_torch.linear import KINDS
+
+CONVOLUTIONS = {
+    False: (nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    True: (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+}
 
 
 def executor(
@@ -19,9 +26,8 @@ def executor(
 ) -> Results:
     """See `ruledsl.verification.executor.Executor`. PyTorch's layout is the reference's."""
     dtype = torch.float32 if precision == "float32" else torch.float64
-    make = Dense if isinstance(geometry, DenseGeometry) else Conv2d
     arguments = {name: _tensor(value, dtype) for name, value in values.items()}
-    arguments.update(layer=make(**geometry.arguments()), phi=torch.tanh, dphi=lambda v: 1 - torch.tanh(v) ** 2)
+    arguments.update(layer=linear_map(geometry), phi=torch.tanh, dphi=lambda v: 1 - torch.tanh(v) ** 2)
     for name in ("step", "epoch", "progress", "lr"):
         arguments[name] = torch.tensor(values[name], dtype=torch.float64)
     results = collect(program, phase, arguments)
@@ -40,3 +46,24 @@ def _tensor(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, list):
         return [_tensor(v, dtype) for v in value]
     return torch.tensor(value, dtype=dtype) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def layer_of(geometry: Geometry, **options: Any) -> nn.Module:
+    """PyTorch's own layer of a geometry; options are those of its class: bias, device, dtype."""
+    sizes = geometry.arguments()
+    if isinstance(geometry, DenseGeometry):
+        return nn.Linear(sizes["units_in"], sizes["units_out"], **options)
+    del sizes["input_size"], sizes["transposed"]
+    if not geometry.transposed:
+        del sizes["output_padding"]
+    kind: Any = CONVOLUTIONS[geometry.transposed][len(geometry.kernel_size) - 1]
+    module: nn.Module = kind(sizes.pop("channels_in"), sizes.pop("channels_out"), **sizes, **options)
+    return module
+
+
+@cache
+def linear_map(geometry: Geometry) -> Any:
+    """The linear map of a geometry."""
+    module = layer_of(geometry, device="meta")
+    x = None if isinstance(geometry, DenseGeometry) else torch.empty((1, 1, *geometry.input_size), device="meta")
+    return KINDS[type(module)][0](module, x)

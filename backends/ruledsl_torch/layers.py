@@ -1,42 +1,127 @@
-"""Weight layers that follow a rule: `Linear` and `Conv2d` that keep their class's interface and their parameters."""
+"""What emitted layers have in common: their tensors, and what their phases hand to the network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from ruledsl.errors import UserError
-from ruledsl.plan import VISITS, Bound, ConstraintPlan, Pass, Plan
-from ruledsl_torch import linear
-from ruledsl_torch.function import ZERO, EvokedFunction, RuleFunction, Setting
-from ruledsl_torch.record import Record
+from ruledsl.ir.phases import Schedule
+from ruledsl_torch.linear import only_linear
 
-Phi = Callable[[Tensor], Tensor]
+transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
+"""Whether a transform of torch.func (grad, vmap, ...) is active."""
+
+
+def apply_of(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """`function.apply`, without what that does for transforms where none is active: a fifth of a small step."""
+    if torch.compiler.is_compiling() or transforming():
+        return function.apply
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc, no-any-return]
+
+
+class Next(NamedTuple):
+    """`tensor <- value`, stored when the phase is over."""
+
+    tensor: Tensor
+    value: Tensor | float
+
+
+class Gradient(NamedTuple):
+    """A pseudo-gradient of a tensor, for one of the network's optimizers."""
+
+    tensor: Tensor
+    value: Tensor
+    optimizer: str
+
+
+class Driven(NamedTuple):
+    """A phase with `drive`: `x = draw(layer, generator)`, then `run(layer, x)`.
+
+    serves_sending   whether a layer that sends to nobody has nothing to do in it
+    """
+
+    phase: str
+    draw: Callable[..., Tensor]
+    run: Callable[..., Sequence[Next | Gradient]]
+    serves_sending: bool = False
+
+
+class Taught(NamedTuple):
+    """What has a pseudo-gradient for an optimizer in a phase: attributes of the layer."""
+
+    phase: str
+    optimizer: str
+    tensors: tuple[str, ...]
+
+
+class Unconnected:
+    """In the place of what the layers of a network share, where nobody has made it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise UserError("this layer follows a rule that needs a whole network", "net = convert(net, ...) comes first")
 
 
 class RuleLayer(nn.Module):
-    """What a dense layer and a convolution have in common. `convert` makes them out of existing layers.
+    """A layer of any kind under any rule; an emitted class says the rest.
 
-    plan         the rule; `constraints`: those that were added to it
-    record       that of the network; `path`: the layer's name in it
-    phi          the layer's activation, where one is declared
-    sends        False: known to send to nobody, so that it has, or learns, none of the maps that only serve sending
-    downstream   the layers whose errors its rule reads, and the shapes of their activities without the batch
+    linear_map       what equations call `layer`, for an input x where its size matters
+    example_axes     the axes of an input without its batch
+    rule             its name; `hyperparameters`: those of the rule's parameters that are numbers
+    clocked          the counters `step epoch progress lr` that it reads
+    schedule         when each phase runs; `driven`: the phases with `drive`
+    with_errors      further phases that see the batch, and in which errors travel; `without_errors`: others
+    teaches          what has a pseudo-gradient for which optimizer, and in which phase (None: all of it is the task's)
+    beside           pairs: a tensor that holds the pseudo-gradient of another one for a second optimizer
+    optimizers       pairs: the name of one that the rule brings along, and what makes it of parameters
+    own_decay        tensors whose rule decays them itself
+    after_step       what happens after a step, stage by stage; `constraints`: more of that, added from outside
+    reads_out        whether a function reads anything over the network's outputs; `reads_phi`: or the activation
+    for_senders      whether it lacks something where it is known to send to nobody
+
+    What convert knows of a layer: `network`, what it shares with others, and `path`, its name there; `classes` of the
+    network; `input_shape` and `output_shape` with the batch; `sends`: False where it has nobody to send an error to;
+    `downstream`: by name, the shapes of the activities of the layers downstream, without the batch; `phi`, `dphi`.
     """
 
-    plan: Plan
-    constraints: tuple[ConstraintPlan, ...]
-    record: Record
-    path: str
-    phi: Phi | None
-    sends: bool
-    input_shape: tuple[int, ...] | None
-    downstream: dict[str, tuple[int, ...]]
+    linear_map: Callable[..., Any]
+    example_axes: ClassVar[int]
+    rule: ClassVar[str]
+    hyperparameters: ClassVar[tuple[str, ...]] = ()
+    clocked: ClassVar[tuple[str, ...]] = ()
+    schedule: ClassVar[Schedule] = Schedule()
+    driven: ClassVar[tuple[Driven, ...]] = ()
+    with_errors: ClassVar[tuple[str, ...]] = ()
+    without_errors: ClassVar[tuple[str, ...]] = ()
+    teaches: ClassVar[tuple[Taught, ...] | None] = None
+    beside: ClassVar[tuple[tuple[str, str], ...]] = ()
+    optimizers: ClassVar[tuple[tuple[str, Callable[..., torch.optim.Optimizer]], ...]] = ()
+    own_decay: ClassVar[tuple[str, ...]] = ()
+    after_step: ClassVar[tuple[Callable[..., Sequence[Next | Gradient]], ...]] = ()
+    reads_out: ClassVar[bool] = False
+    reads_phi: ClassVar[bool] = False
+    for_senders: ClassVar[bool] = False
     weight: Tensor
-    bias: Any
+    constraints: tuple[Any, ...] = ()
+    network: Any = Unconnected()
+    path = ""
+    classes: int | None = None
+    input_shape: tuple[int, ...] | None = None
+    output_shape: tuple[int, ...] | None = None
+    sends = True
+    downstream: Mapping[str, tuple[int, ...]] = {}
+    phi: Callable[[Tensor], Tensor] | None = None
+
+    def __init__(self, *arguments: Any, generator: torch.Generator | None = None, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if not only_linear(self):
+            raise ValueError("a convolution that follows a rule is padded with zeros, and alike on both sides")
+        self.follow(generator)
 
     @property
     def W(self) -> Tensor:
@@ -45,186 +130,173 @@ class RuleLayer(nn.Module):
 
     @property
     def b(self) -> Tensor | None:
-        """The bias, as rules call it."""
-        bias: Tensor | None = self.bias
+        """The bias, as rules call it; None for a layer without one."""
+        bias: Tensor | None = getattr(self, "bias", None)
         return bias
 
-    def follow(
-        self,
-        plan: Plan,
-        record: Record,
-        path: str,
-        tensors: dict[str, Tensor | None],
-        phi: Phi | None,
-        *,
-        constraints: tuple[ConstraintPlan, ...] = (),
-        input_shape: tuple[int, ...] | None = None,
-        sends: bool = True,
-        downstream: dict[str, tuple[int, ...]] | None = None,
-    ) -> None:
-        """Take up a rule: its tensors become parameters where they have a pseudo-gradient, buffers otherwise."""
-        # Not through nn.Module: an activation that is a module already has its place in the network.
-        self.__dict__.update(plan=plan, record=record, path=path, phi=phi, constraints=constraints)
-        self.__dict__.update(input_shape=input_shape, sends=sends, downstream=downstream or {})
-        learnt = {tensor.name for tensor in plan.program.tensors if tensor.learns == "grad"}
-        for name, value in tensors.items():
-            if value is not None and name in learnt:
-                self.register_parameter(name, nn.Parameter(value))
-            else:
-                self.register_buffer(name, value)
-        for slot in plan.slots:
-            shape = self.tensor(target_of(slot))
-            if shape is not None:
-                # Nobody reads a slot, it is there to have a gradient: one number stands for all.
-                empty = torch.zeros((), dtype=self.weight.dtype, device=self.weight.device).expand(shape.shape)
-                self.register_buffer(slot, empty.requires_grad_(), persistent=False)
-        if plan.slots:
-            visits = torch.zeros((), dtype=self.weight.dtype, device=self.weight.device)
-            self.register_buffer(VISITS, visits.requires_grad_(), persistent=False)
+    @property
+    def bias_or_zeros(self) -> Tensor:
+        """The bias, or zeros in its place."""
+        return self.weight.new_zeros(self.linear_map().units_out) if self.b is None else self.b
 
-    def tensor(self, name: str) -> Tensor | None:
-        """W, b, a tensor of the rule, or a slot; None for what this layer does not have.
+    def dphi(self, v: Tensor) -> Tensor:
+        """The derivative of phi, elementwise."""
+        assert self.phi is not None
+        derivative: Tensor = torch.func.jvp(self.phi, (v,), (torch.ones_like(v),))[1]
+        return derivative
 
-        Of a family of maps from the layers downstream, `D[0]` is the first one, which the layer calls `D_0`.
+    def drive(self, phase: str) -> Driven | None:
+        """The phase of this name, where it has an input of its own."""
+        return next((driven for driven in self.driven if driven.phase == phase), None)
+
+    # --- tensors ---
+
+    def follow(self, generator: torch.Generator | None = None, **facts: Any) -> Self:
+        """Make the rule's tensors; drawn where the generator is, or the weights are. `facts` become attributes."""
+        self.__dict__.update(facts)  # not through nn.Module: an activation that is a module has its place already
+        if not hasattr(self, "bias"):  # a table of embeddings has none
+            self.register_parameter("bias", None)
+        with torch.no_grad(), self.weight.device if generator is None else generator.device:
+            self.start(generator)
+        return self
+
+    def start(self, generator: torch.Generator | None) -> None:
+        """Make the rule's tensors."""
+
+    def learn(self, name: str, shape: Sequence[int], value: Tensor | float) -> None:
+        """A tensor that has a pseudo-gradient, with its first value."""
+        self.register_parameter(name, nn.Parameter(self._filled(shape, value)))
+
+    def keep(self, name: str, shape: Sequence[int], value: Tensor | float) -> None:
+        """A tensor without a pseudo-gradient, with its first value."""
+        self.register_buffer(name, self._filled(shape, value))
+
+    def receive(self, name: str, like: Tensor | None) -> None:
+        """Room for what a backward pass computes for a tensor beside its gradient, or instead of it."""
+        self.register_buffer(name, None if like is None else torch.zeros_like(like), persistent=False)
+        self.register_buffer("backward_passes", self.weight.new_zeros(()), persistent=False)
+
+    def _filled(self, shape: Sequence[int], value: Tensor | float) -> Tensor:
+        empty = torch.empty(tuple(shape), dtype=self.weight.dtype, device=self.weight.device)
+        return empty.copy_(value) if isinstance(value, Tensor) else empty.fill_(value)
+
+    def shape_of(self, *spaces: str) -> tuple[int, ...]:
+        """The shape of a tensor over the network's output, or between it and one side of this layer.
+
+        Raises UserError where that depends on what is not known.
         """
-        value: Tensor | None = getattr(self, name.replace("[", "_").replace("]", ""), None)
-        return value
+        if self.classes is None:
+            raise UserError(f"{self.rule} needs to know the number of classes", "give convert an example=")
+        inner = [space for space in spaces if space != "out"]
+        if not inner:
+            return (self.classes,)
+        activity = self.input_shape if inner == ["pre"] else self.output_shape
+        if activity is not None:
+            return (self.classes, *activity[1:])
+        units = self.linear_map()
+        if self.example_axes != 1:
+            raise UserError(
+                f"{self.rule} has a map between a convolution's neurons and the output, and their number depends on "
+                "the size of the images",
+                "give convert an example= of an input batch",
+            )
+        return (self.classes, units.units_in if inner == ["pre"] else units.units_out)
 
-    def geometry(self, x: Tensor | None = None) -> linear.Linear:
-        """The linear map, for an input x; without one, for functions that read no activity."""
-        assert isinstance(self, nn.Linear | nn.Conv2d)
-        return linear.linear_map(self, x)
+    def family(self, name: str, downstream: Iterable[str]) -> list[Tensor | None]:
+        """The maps `name` from the layers downstream: `D_0` is that from the first one, and so on; None for no map."""
+        return [getattr(self, f"{name}_{index}", None) for index, _ in enumerate(downstream)]
 
-    def constants(self, layer: linear.Linear) -> dict[str, Any]:
-        """What functions read that is no tensor."""
-        return scalars(self.plan, layer, self.record.classes) | activation(self.phi)
+    # --- passes ---
 
-    def learning_forward(self, x: Tensor) -> Tensor:
-        """u = W @ x + b, differentiated by the rule."""
-        plan, record = self.plan, self.record
-        if not self.sends and x.requires_grad:
+    def check_sends(self, x: Tensor) -> None:
+        """Raises UserError where an error is to be sent after all."""
+        if x.requires_grad and not self.sends:
             raise UserError(
                 "this layer's input needs a gradient, which it did not when the network was converted",
                 "convert with an example whose requires_grad is set",
             )
-        if record.wire is None and (plan.direct or plan.dense or not record.travels):
-            reads = "reads e" if plan.direct else "reads delta[k]" if plan.dense else f"is in the phase {record.phase}"
+
+    def reached(self, x: Tensor) -> Tensor:
+        """x; where nothing here needs a gradient, so that no backward pass would come by, as something that does."""
+        if x.requires_grad or any(parameter.requires_grad for parameter in self.parameters(recurse=False)):
+            return x
+        return x.detach().requires_grad_()
+
+    def refuse_transforms(self) -> None:
+        """Raises UserError inside a transform of torch.func, where what a backward pass stores has no place."""
+        if transforming():
             raise UserError(
-                f"{plan.program.rule} {reads}, and this layer ran outside the forward pass of the converted network"
+                f"{self.rule} stores what its backward pass computes, which the transforms of torch.func cannot",
+                "let loss.backward() differentiate the network",
             )
-        passed = plan.in_pass(record.phase, True)
-        layer = self.geometry(x)
-        names, inputs = self._inputs(passed, x)
-        downstream = self.downstream if passed.dense and (x.requires_grad or passed.dense_beside_sending) else {}
-        if downstream:
-            assert record.taps is not None
-            names += [f"{ZERO}{index}" for index in range(len(downstream))]
-            inputs += [record.taps.get(path) for path in downstream]
-        shapes = tuple(downstream.values())
-        setting = Setting(passed, layer, tuple(names), record.classes or 0, shapes)
-        results = RuleFunction.apply(setting, self.constants(layer), *inputs)  # type: ignore[no-untyped-call]
-        if not passed.direct and not downstream:
-            return self._tapped(results)
-        u, *zeros = results
-        if passed.direct:
-            assert record.wire is not None
-            record.wire.append(zeros.pop(0))
-        if downstream:
-            assert record.taps is not None
-            record.taps.update(zip(downstream, zeros, strict=True))
-        return self._tapped(u)
 
-    def evoked_forward(self, x: Tensor) -> Tensor:
-        """u = W @ x + b in a pass in which no errors travel; the phase's functions wait for the backward pass."""
-        record = self.record
-        assert record.wire is not None
-        passed = self.plan.in_pass(record.phase, False)
-        layer = self.geometry(x)
-        x = x.detach()
-        u = layer.apply(self.weight, x, self.bias)
-        names, inputs = self._inputs(passed, x)
-        setting = Setting(passed, layer, tuple(names), sends=self.sends)
-        with torch.enable_grad():
-            zero = EvokedFunction.apply(setting, self.constants(layer), u, *inputs)  # type: ignore[no-untyped-call]
-        record.wire.append(zero)
-        return u
-
-    def _tapped(self, u: Tensor) -> Tensor:
-        """u, and the zero whose gradient tells layers further up what this layer's error is."""
-        tap = None if self.record.taps is None else self.record.taps.pop(self.path, None)
-        if tap is None:
-            return u
-        if tap.shape != u.shape:
-            raise UserError(
-                f"the activity of {self.path} is {list(u.shape)}, and that of the example was {list(tap.shape)}",
-                f"{self.plan.program.rule} has a map for every neuron: convert with an example of the right size",
+    def check_pass(self, has_optimizers: bool) -> None:
+        """Raises RuntimeError or UserError where what the backward pass left cannot be stored."""
+        passes = getattr(self, "backward_passes", None)
+        if passes is not None and passes > 1:
+            raise RuntimeError(
+                f"the backward pass went {passes:.0f} times through layer {self.path!r} since the last advance(net), "
+                f"and {self.rule} assigns once per step what it computes there: "
+                "call advance(net) after each backward(), and use the layer once per forward pass"
             )
-        return u + tap
+        for holder, target in self.beside:
+            value = getattr(self, holder)
+            if not has_optimizers and value is not None and value.any():
+                by = next(taught.optimizer for taught in self.teaches or () if holder in taught.tensors)
+                name = {"weight": "W", "bias": "b"}.get(target, target)
+                raise UserError(
+                    f"{self.rule} trains {name} by the task optimizer and `by {by}`",
+                    "optimizer = optimizers(net, task=...) keeps the two apart",
+                )
 
-    def _inputs(self, passed: Pass, x: Tensor) -> tuple[list[str], list[Tensor | None]]:
-        plan, record = self.plan, self.record
-        names: list[str] = ["x"]
-        inputs: list[Tensor | None] = [x]
-        for name in passed.inputs[1:]:
-            if name in plan.families:
-                names += [f"{name}[{index}]" for index in range(len(self.downstream))]
-                inputs += [self.tensor(f"{name}[{index}]") for index in range(len(self.downstream))]
-            else:
-                told = name == "target" or name in plan.clocked
-                names.append(name)
-                inputs.append(record.signal(name, x.shape[0]) if told else self.tensor(name))
-        for name, value in record.settings.items():
-            if name in passed.read and plan is record.plan:
-                names.append(name)
-                inputs.append(value)
-        return names, inputs
+    def arrived(self, **holders: str) -> list[Next]:
+        """By tensor, the next values that a backward pass has left in others; none where it did not come by."""
+        if not self.backward_passes:
+            return []
+        self.backward_passes.zero_()
+        pairs = [(getattr(self, target), getattr(self, holder)) for target, holder in holders.items()]
+        return [Next(target, value) for target, value in pairs if target is not None and value is not None]
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for slot in (*self.plan.slots, VISITS):
-            value = self.tensor(slot)
-            if value is not None:  # moving a tensor between devices makes it a result, and no longer a leaf
-                setattr(self, slot, value.detach().requires_grad_())
-        return self
+    def end_pass(self, phase: str) -> Sequence[Next | Gradient]:
+        """The next values that a pass leaves behind."""
+        return ()
+
+    def draw_fresh(self, generator: torch.Generator | None) -> None:
+        """Draw what is fresh at every step."""
 
 
-def target_of(slot: str) -> str:
-    """`S` of `next S` or of `S by O`."""
-    return slot.removeprefix("next ").partition(" ")[0]
+class Constraint:
+    """What holds after every step, added to layers of any rule; an emitted class says the rest.
+
+    rule, hyperparameters, clocked, reads_out, reads_phi   as of a layer
+    after_step   what happens, stage by stage
+    """
+
+    rule: ClassVar[str]
+    hyperparameters: ClassVar[tuple[str, ...]] = ()
+    clocked: ClassVar[tuple[str, ...]] = ()
+    reads_out: ClassVar[bool] = False
+    reads_phi: ClassVar[bool] = False
+    after_step: ClassVar[tuple[Callable[..., Sequence[Next | Gradient]], ...]] = ()
+
+    def __init__(self, **parameters: float) -> None:
+        self.__dict__.update(parameters)
+
+    def start(self, module: RuleLayer, generator: torch.Generator | None = None) -> None:
+        """Make what it adds to a layer."""
+
+    def draw_fresh(self, module: RuleLayer, generator: torch.Generator | None = None) -> None:
+        """Draw what is fresh at every step."""
 
 
-def scalars(plan: Bound, layer: linear.Linear, classes: int | None) -> dict[str, Any]:
-    """The numbers that functions read: parameters, and sizes of the layer."""
-    return {**plan.parameters, "fan_in": layer.fan_in, "fan_out": layer.fan_out, "classes": classes}
+def filled(value: Tensor | float, shape: Sequence[int], like: Tensor) -> Tensor:
+    """A result in its full shape: `send = 0` is one number for all."""
+    if not isinstance(value, Tensor):
+        return like.new_full(tuple(shape), value)
+    return value.expand(tuple(shape))
 
 
-def activation(phi: Phi | None) -> dict[str, Phi]:
-    """`phi` and its derivative `dphi`, elementwise; nothing where none is declared."""
-    if phi is None:
-        return {}
-
-    def dphi(v: Tensor) -> Tensor:
-        derivative: Tensor = torch.func.jvp(phi, (v,), (torch.ones_like(v),))[1]
-        return derivative
-
-    return {"phi": phi, "dphi": dphi}
-
-
-class RuleLinear(RuleLayer, nn.Linear):
-    """A dense layer that follows a rule: [batch, in_features] -> [batch, out_features]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() and not self.record.evoking:
-            return nn.Linear.forward(self, x)
-        forward = self.evoked_forward if self.record.evoking else self.learning_forward
-        return forward(x) if x.dim() > 1 else forward(x[None])[0]
-
-
-class RuleConv2d(RuleLayer, nn.Conv2d):
-    """A convolution that follows a rule: [batch, in_channels, H, W] -> [batch, out_channels, H', W']."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() and not self.record.evoking:
-            return nn.Conv2d.forward(self, x)
-        forward = self.evoked_forward if self.record.evoking else self.learning_forward
-        return forward(x) if x.dim() == 4 else forward(x[None])[0]
+def handed_on(ctx: Any, delta_k: Sequence[Tensor]) -> list[Tensor | None]:
+    """The errors of the layers downstream, for those layers before this one that asked for them."""
+    asked = ctx.needs_input_grad[len(ctx.needs_input_grad) - len(delta_k) :]
+    return [error if wanted else None for error, wanted in zip(delta_k, asked, strict=True)]

@@ -1,45 +1,51 @@
 """The linear map of a weight layer: all that the torch backend knows of geometry.
 
-Activities are [batch, units] or [batch, channels, height, width]; a dense layer takes more leading axes as well.
-Every map between pre and post, in either direction, is a kernel in the forward layout: [out, in] or
-[out, in / groups, height, width].
+Activities are [batch, units] or [batch, channels, *size]. Every map between pre and post, in either direction, is a
+kernel in the forward layout, which is that of torch's own modules: the transpose of a map is the same tensor.
+
+A new kind of map is one class with the methods of `Dense`, a function that makes one for a module, and a row for each
+of torch's modules in `KINDS`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from math import prod
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ruledsl.sizes import Conv2dSizes, DenseSizes, Pair
 
-Mean = Literal["batch", "all"]
+class Dense(NamedTuple):
+    """u = W @ x with W: [post, pre]; v: [batch, units], or with more axes between the two.
 
+    kernel_shape    [post, pre]
+    fan_in, fan_out synapses that a post neuron receives, and that a pre neuron makes
+    """
 
-@dataclass(frozen=True)
-class Dense(DenseSizes):
-    """u = W @ x with W: [post, pre]."""
-
-    @property
-    def kernel_shape(self) -> tuple[int, ...]:
-        """[post, pre]"""
-        return (self.units_out, self.units_in)
+    units_in: int
+    units_out: int
+    kernel_shape: tuple[int, ...]
+    fan_in: int
+    fan_out: int
 
     def apply(self, M: Tensor, v: Tensor, b: Tensor | None = None) -> Tensor:
-        """M @ v, or M @ v + b, for v: [batch, pre] -> [batch, post]"""
+        """M @ v, or M @ v + b: [batch, pre] -> [batch, post]"""
         return F.linear(v, M, b)
 
     def adjoint(self, M: Tensor, v: Tensor) -> Tensor:
-        """M.T @ v for v: [batch, post] -> [batch, pre]"""
+        """M.T @ v: [batch, post] -> [batch, pre]"""
         return v @ M
 
-    def outer(self, v_post: Tensor, v_pre: Tensor, mean: Mean | None = None) -> Tensor:
+    def outer(self, v_post: Tensor, v_pre: Tensor, mean: str | None = None) -> Tensor:
         """The outer product summed over the batch, or averaged: [post, pre]"""
-        summed = v_post.reshape(-1, self.units_out).t() @ v_pre.reshape(-1, self.units_in)
-        return summed if mean is None else summed.div_(v_post.shape[0])
+        if v_post.dim() > 2:
+            summed = v_post.flatten(0, -2).t() @ v_pre.flatten(0, -2)
+        else:
+            summed = v_post.t() @ v_pre
+        return summed if mean is None else summed.div_(len(v_post))
 
     def spread(self, p: Tensor) -> Tensor:
         """One number per unit, ready to combine with an activity."""
@@ -47,7 +53,7 @@ class Dense(DenseSizes):
 
     def sum_to_units(self, v: Tensor) -> Tensor:
         """Sum over the batch: [batch, units] -> [units]"""
-        return v.reshape(-1, v.shape[-1]).sum(0)
+        return v.sum(0) if v.dim() == 2 else v.reshape(-1, v.shape[-1]).sum(0)
 
     def mean_positions(self, v: Tensor) -> Tensor:
         """v itself: a dense layer has one position."""
@@ -62,90 +68,177 @@ class Dense(DenseSizes):
         return 1
 
 
-@dataclass(frozen=True)
-class Conv2d(Conv2dSizes):
-    """u = W * x with W: [channels_out, channels_in / groups, height, width]; a unit is a channel.
+class Convolution(NamedTuple):
+    """u = W * x in one, two or three dimensions; a unit is a channel.
 
-    `input_size` is the height and width of x, which the adjoint has to know.
+    kernel_shape    [units_out, units_in / groups, *kernel]; transposed: [units_in, units_out / groups, *kernel]
+    fan_in, fan_out synapses that a post neuron receives, and that a pre neuron makes, strides aside
+    input_size      that of x: what the adjoint returns to
     """
 
-    padding: Pair
-
-    @property
-    def kernel_shape(self) -> tuple[int, ...]:
-        """[channels_out, channels_in / groups, height, width]"""
-        return (self.channels_out, self.channels_in // self.groups, *self.kernel_size)
+    units_in: int
+    units_out: int
+    kernel_shape: tuple[int, ...]
+    fan_in: int
+    fan_out: int
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool
+    output_padding: tuple[int, ...]
+    groups: int
+    input_size: tuple[int, ...]
 
     def apply(self, M: Tensor, v: Tensor, b: Tensor | None = None) -> Tensor:
-        """M @ v, or M @ v + b, for v over pre: [batch, channels_out, height, width]"""
-        return F.conv2d(v, M, b, self.stride, self.padding, self.dilation, self.groups)
+        """M @ v, or M @ v + b: [batch, channels_in, *size] -> [batch, channels_out, *size]"""
+        return torch.convolution(v, M, b, *self[5:11])
 
     def adjoint(self, M: Tensor, v: Tensor) -> Tensor:
         """M.T @ v, the exact adjoint of `apply`: [batch, channels_in, *input_size]"""
-        only_sizes = v.new_empty((v.shape[0], self.channels_in, *self.input_size))
+        only_sizes = v.new_empty((len(v), self.units_in, *self.input_size))
         return self._backward(v, only_sizes, M, (True, False, False))[0]
 
-    def outer(self, v_post: Tensor, v_pre: Tensor, mean: Mean | None = None) -> Tensor:
+    def outer(self, v_post: Tensor, v_pre: Tensor, mean: str | None = None) -> Tensor:
         """The kernel gradient, summed over batch and positions; `all` averages over both, `batch` over the batch."""
         only_sizes = v_pre.new_empty(self.kernel_shape)
         summed = self._backward(v_post, v_pre, only_sizes, (False, True, False))[1]
         if mean is None:
             return summed
-        return summed.div_(v_post.shape[0] * (self.positions(v_post) if mean == "all" else 1))
+        return summed.div_(v_post[:, 0].numel() if mean == "all" else len(v_post))
 
     def spread(self, p: Tensor) -> Tensor:
         """One number per channel, ready to combine with an activity: [channels, 1, 1]"""
-        return p[:, None, None]
+        return p.reshape(-1, *(1 for _ in self.stride))
 
     def sum_to_units(self, v: Tensor) -> Tensor:
-        """Sum over batch and positions: [batch, channels, height, width] -> [channels]"""
-        return v.sum((0, 2, 3)) if v.dim() == 4 else v.sum((1, 2))
+        """Sum over batch and positions: [batch, channels, *size] -> [channels]"""
+        channels = v.dim() - len(self.stride) - 1
+        return v.sum([axis for axis in range(v.dim()) if axis != channels])
 
     def mean_positions(self, v: Tensor) -> Tensor:
         """Mean over positions: [batch, channels, 1, 1]"""
-        return v.mean((-2, -1), keepdim=True)
+        return v.mean(tuple(range(-len(self.stride), 0)), keepdim=True)
 
     def sum_positions(self, v: Tensor) -> Tensor:
         """Sum over positions: [batch, channels, 1, 1]"""
-        return v.sum((-2, -1), keepdim=True)
+        return v.sum(tuple(range(-len(self.stride), 0)), keepdim=True)
 
     def positions(self, v: Tensor) -> int:
         """height * width of v"""
-        return v.shape[-2] * v.shape[-1]
+        return prod(v.shape[-len(self.stride) :])
 
     def _backward(self, v_post: Tensor, v_pre: Tensor, M: Tensor, mask: tuple[bool, bool, bool]) -> list[Tensor]:
-        gradients: list[Tensor] = torch.ops.aten.convolution_backward(
-            v_post, v_pre, M, None, self.stride, self.padding, self.dilation, False, (0, 0), self.groups, mask
-        )
+        gradients: list[Tensor] = torch.ops.aten.convolution_backward(v_post, v_pre, M, None, *self[5:11], mask)
         return gradients
 
 
-Linear = Dense | Conv2d
+class Embedding(NamedTuple):
+    """u = W.T @ x for x one-hot, given as indices [batch, *]; W: [pre, post]. Nobody can be sent an error.
+
+    kernel_shape    [pre, post]
+    fan_in, fan_out synapses that a post neuron receives, and that a pre neuron makes
+    """
+
+    units_in: int
+    units_out: int
+    kernel_shape: tuple[int, ...]
+    fan_in: int
+    fan_out: int
+    padding_idx: int | None
+
+    def apply(self, M: Tensor, v: Tensor, b: Tensor | None = None) -> Tensor:
+        """The rows of M for indices v, or these + b: [batch, *] -> [batch, *, post]"""
+        rows = F.embedding(v, M, self.padding_idx)
+        return rows if b is None else rows + b
+
+    def adjoint(self, M: Tensor, v: Tensor) -> Tensor:
+        """M.T @ v: [batch, *, post] -> [batch, *, pre]"""
+        return v @ M.t()
+
+    def outer(self, v_post: Tensor, v_pre: Tensor, mean: str | None = None) -> Tensor:
+        """The outer product with one-hot rows, summed over the batch, or averaged: [pre, post]"""
+        summed = v_post.new_zeros(self.kernel_shape)
+        summed.index_add_(0, v_pre.reshape(-1), v_post.reshape(-1, self.units_out))
+        if self.padding_idx is not None:
+            summed[self.padding_idx] = 0
+        return summed if mean is None else summed.div_(len(v_post))
+
+    def spread(self, p: Tensor) -> Tensor:
+        """One number per unit, ready to combine with an activity."""
+        return p
+
+    def sum_to_units(self, v: Tensor) -> Tensor:
+        """Sum over the batch: [batch, *, units] -> [units]"""
+        return v.reshape(-1, v.shape[-1]).sum(0)
+
+    def mean_positions(self, v: Tensor) -> Tensor:
+        """v itself: an embedding has one position."""
+        return v
+
+    def sum_positions(self, v: Tensor) -> Tensor:
+        """v itself: an embedding has one position."""
+        return v
+
+    def positions(self, v: Tensor) -> int:
+        """1"""
+        return 1
 
 
-def linear_map(module: nn.Linear | nn.Conv2d, x: Tensor | None = None) -> Linear:
-    """The map of a layer. `x`, an input of it, tells a convolution the size that its adjoint returns to."""
-    if isinstance(module, nn.Linear):
-        return Dense(module.in_features, module.out_features)
-    padding = symmetric_padding(module)
-    assert padding is not None
-    return Conv2d(
+def dense(module: Any, x: Tensor | None = None) -> Dense:
+    """The map of an nn.Linear."""
+    units_in, units_out = module.in_features, module.out_features
+    return Dense(units_in, units_out, (units_out, units_in), units_in, units_out)
+
+
+def convolution(module: Any, x: Tensor | None = None) -> Convolution:
+    """The map of an nn.Conv1d, 2d or 3d, or of a transposed one; for an input x, whose size its adjoint returns to."""
+    synapses = prod(module.kernel_size)
+    return Convolution(
         module.in_channels,
         module.out_channels,
-        (module.kernel_size[0], module.kernel_size[1]),
-        (module.stride[0], module.stride[1]),
-        padding,
-        (module.dilation[0], module.dilation[1]),
+        tuple(module.weight.shape),
+        module.in_channels // module.groups * synapses,
+        module.out_channels // module.groups * synapses,
+        module.stride,
+        module.padding if module.padding.__class__ is tuple else symmetric_padding(module),
+        module.dilation,
+        module.transposed,
+        module.output_padding,
         module.groups,
-        (1, 1) if x is None else (x.shape[2], x.shape[3]),
+        module.stride if x is None else tuple(x.shape[2:]),
     )
 
 
-def symmetric_padding(conv: nn.Conv2d) -> Pair | None:
-    """The padding in pixels, the same on both sides; None for a `same` that would pad one side more."""
-    if not isinstance(conv.padding, str):
-        return (conv.padding[0], conv.padding[1])
-    if conv.padding == "valid":
-        return (0, 0)
-    total = [conv.dilation[axis] * (conv.kernel_size[axis] - 1) for axis in (0, 1)]
-    return None if total[0] % 2 or total[1] % 2 else (total[0] // 2, total[1] // 2)
+def embedding(module: Any, x: Tensor | None = None) -> Embedding:
+    """The map of an nn.Embedding."""
+    units_in, units_out = module.num_embeddings, module.embedding_dim
+    return Embedding(units_in, units_out, (units_in, units_out), units_in, units_out, module.padding_idx)
+
+
+def only_linear(module: Any) -> bool:
+    """Whether a layer computes a linear map alone: padded with zeros, and as much on one side as on the other."""
+    alike = not hasattr(module, "padding") or symmetric_padding(module) is not None
+    return alike and getattr(module, "padding_mode", "zeros") == "zeros"
+
+
+def symmetric_padding(module: Any) -> tuple[int, ...] | None:
+    """The padding in pixels, alike on both sides; None for a `same` that would pad one side more."""
+    if not isinstance(module.padding, str):
+        return tuple(module.padding)
+    if module.padding == "valid":
+        return (0,) * len(module.stride)
+    total = [rate * (size - 1) for rate, size in zip(module.dilation, module.kernel_size, strict=True)]
+    return None if any(pads % 2 for pads in total) else tuple(pads // 2 for pads in total)
+
+
+KINDS: dict[type[nn.Module], tuple[Callable[..., Any], int]] = {
+    nn.Linear: (dense, 1),
+    nn.Conv1d: (convolution, 2),
+    nn.Conv2d: (convolution, 3),
+    nn.Conv3d: (convolution, 4),
+    nn.ConvTranspose1d: (convolution, 2),
+    nn.ConvTranspose2d: (convolution, 3),
+    nn.ConvTranspose3d: (convolution, 4),
+    nn.Embedding: (embedding, 0),
+}
+"""By torch's class: how its linear map is made, and how many axes one example has without its batch."""

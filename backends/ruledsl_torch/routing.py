@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ruledsl.errors import UserError, suggest
-from ruledsl.program import TASK
-from ruledsl_torch.layers import RuleLayer
-from ruledsl_torch.optimization import RuleOptimizer, named
-from ruledsl_torch.record import Record, record_of
+from ruledsl.ir.phases import TASK
+from ruledsl_torch.layers import Gradient, RuleLayer
+from ruledsl_torch.network import NetworkState, state_of
 
 Factory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
-Choice = Factory | str | tuple[str, Mapping[str, float]]
 
 
 class Optimizers:
@@ -25,12 +23,12 @@ class Optimizers:
     Optimizers teach only in phases that have a pseudo-gradient for them.
     """
 
-    def __init__(self, record: Record | None, by_name: Mapping[str, torch.optim.Optimizer]) -> None:
-        """`record` is that of a converted network; without one, every optimizer takes all that there is."""
+    def __init__(self, network: NetworkState | None, by_name: Mapping[str, torch.optim.Optimizer]) -> None:
+        """`network` is that of a converted one; without it, every optimizer takes all that there is."""
         self.by_name = dict(by_name)
-        self.record = record
-        if record is not None:
-            record.optimizers = self
+        self.network = network
+        if network is not None:
+            network.optimizers = self
 
     def __getitem__(self, name: str) -> torch.optim.Optimizer:
         return self.by_name[name]
@@ -43,41 +41,54 @@ class Optimizers:
         """Before each backward pass."""
         for one in self.by_name.values():
             one.zero_grad()
+        for layer in self.network.layers.values() if self.network else ():
+            for holder, _ in layer.beside:
+                if getattr(layer, holder) is not None:  # as a layer without bias has none
+                    getattr(layer, holder).zero_()
 
     def step(self) -> None:
         """After a backward pass, before `advance`."""
-        if self.record is None:
+        if self.network is None:
             for one in self.by_name.values():
                 one.step()
             return
-        phase, travels = self.record.phase, self.record.travels
-        gradients: list[tuple[str, Tensor, Tensor]] = []
+        phase = self.network.phase
+        gradients: list[Gradient] = []
         routed: set[int] = set()
-        for layer in self.record.layers.values():
-            for place, call in layer.plan.in_pass(phase, travels).outputs.items():
-                target = layer.tensor(call.target) if call.role == "grad" and call.target else None
-                holder = layer.tensor(place) if target is not None else None
-                if target is not None:
-                    routed.add(id(target))
-                    if holder is not None and holder.grad is not None:
-                        gradients.append((call.optimizer, target, holder.grad))
+        for layer in self.network.layers.values():
+            beside = dict(layer.beside)
+            for taught in layer.teaches or ():
+                for name in taught.tensors if taught.phase == phase else ():
+                    target = getattr(layer, beside.get(name, name), None)
+                    value = getattr(layer, name) if name in beside else None if target is None else target.grad
+                    if target is not None:
+                        routed.add(id(target))
+                    if target is not None and value is not None:
+                        gradients.append(Gradient(target, value, taught.optimizer))
         if phase == TASK:
-            gradients += [(TASK, p, p.grad) for p in self._of(TASK) if id(p) not in routed and p.grad is not None]
+            others = (p for p in self._of(TASK) if id(p) not in routed and p.grad is not None)
+            gradients += [Gradient(p, p.grad, TASK) for p in others if p.grad is not None]
         self.apply(gradients)
 
-    def apply(self, gradients: Iterable[tuple[str, Tensor, Tensor]]) -> None:
-        """One step with the given pseudo-gradients: (optimizer, parameter, value). `.grad` stays as it was."""
-        meant: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        for name, parameter, value in gradients:
-            meant.setdefault(name, []).append((parameter, value))
-        for name, pairs in meant.items():
+    def apply(self, gradients: Iterable[Gradient]) -> None:
+        """One step with the given pseudo-gradients. `.grad` stays as it was."""
+        meant: dict[str, list[Gradient]] = {}
+        for gradient in gradients:
+            if gradient.tensor.requires_grad:
+                meant.setdefault(gradient.optimizer, []).append(gradient)
+        for name, given in meant.items():
             kept = [(parameter, parameter.grad) for parameter in self._of(name)]
             for parameter, _ in kept:
                 parameter.grad = None
-            for parameter, value in pairs:
+            # Layers that share a tensor share its `.grad`, where what each brings beside it adds up.
+            summed: dict[int, Tensor] = {}
+            once = {(id(each.tensor), id(each.value)): each for each in given}
+            for parameter, value, _ in once.values():
+                full = value.expand(parameter.shape) if isinstance(value, Tensor) else torch.full_like(parameter, value)
                 # Torch's fused optimizers take it for granted that both lie in memory alike.
-                alike = value.stride() == parameter.stride()
-                parameter.grad = value if alike else torch.empty_like(parameter).copy_(value)
+                alike = full.stride() == parameter.stride()
+                own = full if alike else torch.empty_like(parameter).copy_(full)
+                summed[id(parameter)] = parameter.grad = summed[id(parameter)] + own if id(parameter) in summed else own
             self.by_name[name].step()
             for parameter, gradient in kept:
                 parameter.grad = gradient
@@ -85,7 +96,7 @@ class Optimizers:
     def observe(self, **scalars: float) -> None:
         """Tell the library's optimizers `epoch` or `progress`."""
         for one in self.by_name.values():
-            if isinstance(one, RuleOptimizer):
+            if hasattr(one, "observe"):
                 one.observe(**scalars)
 
     def state_dict(self) -> dict[str, Any]:
@@ -102,53 +113,45 @@ class Optimizers:
             yield from group["params"]
 
 
-def optimizers(net: nn.Module, **choices: Choice) -> Optimizers:
-    """Every optimizer that the rule of a converted network names, to be used like one:
+def optimizers(net: nn.Module, **factories: Factory) -> Optimizers:
+    """Every optimizer that the rules of a converted network name, to be used like one:
 
         optimizer = optimizers(net, task=lambda p: torch.optim.SGD(p, lr=0.1))
         optimizer.zero_grad(); loss(net(x), t).backward(); optimizer.step(); advance(net)
 
-    choices   for `task` and each other name: a function from parameters to a torch optimizer, or a name (`"adam"`, an
-              optimizer of the library, a path), or both that and its parameters: `align=("adam", {"lr": 0.0098})`.
-              Left out, what the rule says: `optimizer align = adam(lr = 0.001)`. `sgd` and `adam` are torch's own.
+    factories  for `task` and each other name: a function from parameters to an optimizer. Left out, what the rule says:
+               `optimizer align = adam(lr = 0.001)`
 
     Where a rule writes a decay term itself, the optimizer's weight decay is off for that parameter.
     Raises UserError for a missing or unknown name.
     """
-    record = record_of(net)
+    network = state_of(net)
     own = getattr(net, "_orig_mod", net)
-    chosen: dict[str, Choice] = {}
-    for layer in reversed(list(record.layers.values())):
-        chosen.update(layer.plan.program.optimizers)
-    received = receivers(record, own)
-    for name in choices:
+    chosen: dict[str, Factory] = {}
+    for layer in reversed(list(network.layers.values())):
+        chosen.update(dict(layer.optimizers))
+    received = receivers(network, own)
+    for name in factories:
         if name not in received:
             raise UserError(f"the rule names no optimizer `{name}`", suggest(name, received))
-    chosen.update(choices)
-    made: dict[str, torch.optim.Optimizer] = {}
-    for name, groups in received.items():
+    chosen.update(factories)
+    for name in received:
         if name not in chosen:
-            raise UserError(
-                f"which optimizer is `{name}`?", f"optimizers(net, {name}=lambda p: torch.optim.SGD(p, 0.1))"
-            )
-        choice = chosen[name]
-        if isinstance(choice, str):
-            choice = (choice, {})
-        made[name] = named(groups, choice[0], **choice[1]) if isinstance(choice, tuple) else choice(groups)
-    return Optimizers(record, made)
+            example = f"optimizers(net, {name}=lambda p: torch.optim.SGD(p, 0.1))"
+            raise UserError(f"which optimizer is `{name}`?", example)
+    return Optimizers(network, {name: chosen[name](groups) for name, groups in received.items()})
 
 
-def receivers(record: Record | None, net: nn.Module) -> dict[str, list[dict[str, Any]]]:
+def receivers(network: NetworkState | None, net: nn.Module) -> dict[str, list[dict[str, Any]]]:
     """By optimizer, its parameters in torch's groups; those whose rule decays them come with `weight_decay = 0`."""
     named: dict[str, dict[int, Tensor]] = {TASK: {}}
     decaying: set[int] = set()
     elsewhere: set[int] = set()
-    for layer in record.layers.values() if record else ():
+    for layer in network.layers.values() if network else ():
         for name, parameter in _taught(layer):
             named.setdefault(name, {})[id(parameter)] = parameter
             elsewhere |= {id(parameter)} if name != TASK else set()
-        own = (layer.tensor(tensor.name) for tensor in layer.plan.program.tensors if tensor.own_decay)
-        decaying |= {id(parameter) for parameter in own if parameter is not None}
+        decaying |= {id(getattr(layer, name)) for name in layer.own_decay}
     # In the network's order, with what is no weight layer's.
     task: dict[int, Tensor] = {id(p): p for p in net.parameters() if id(p) in named[TASK] or id(p) not in elsewhere}
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -160,9 +163,10 @@ def receivers(record: Record | None, net: nn.Module) -> dict[str, list[dict[str,
     return {name: found for name, found in groups.items() if found}
 
 
-def _taught(layer: RuleLayer) -> Iterator[tuple[str, Tensor]]:
-    for function in layer.plan.program.functions:
-        if function.role == "grad" and function.target is not None:
-            parameter = layer.tensor(function.target)
+def _taught(layer: RuleLayer) -> Iterator[tuple[str, nn.Parameter]]:
+    beside = dict(layer.beside)
+    for taught in layer.teaches or ():
+        for name in taught.tensors:
+            parameter = getattr(layer, beside.get(name, name), None)
             if isinstance(parameter, nn.Parameter):
-                yield function.optimizer, parameter
+                yield taught.optimizer, parameter

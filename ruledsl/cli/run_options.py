@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Model = Annotated[str | None, typer.Option("--model", help="The network, such as liao_mnist or mlp.")]
 Data = Annotated[str | None, typer.Option("--data", help="The dataset: digits, mnist, fashion_mnist, synthetic.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where its files are, before $RULEDSL_DATA.")]
-Backend = Annotated[str | None, typer.Option("--backend", help="Who computes: torch.")]
+Backend = Annotated[str | None, typer.Option("--backend", help="Who computes: an installed backend.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file with settings.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting, such as optimizer.lr=0.1. May be repeated.")

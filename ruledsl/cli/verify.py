@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ MOST_FAILURES = 5  # of one check, shown
 
 def command(
     rule: Annotated[str, typer.Argument(metavar="RULE", help="A rule of the library, or a path.")],
-    backend: Annotated[str | None, typer.Option("--backend", help="torch or jax; by default all installed.")] = None,
+    backend: Annotated[str | None, typer.Option("--backend", help="Whose code; by default that of all.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter. May be repeated.")
     ] = None,
@@ -56,6 +55,6 @@ def _verdict(failures: list[str]) -> str:
 
 def _installed() -> list[str]:
     """The backends whose frameworks are there."""
-    from ruledsl.emit.backend import backends
+    from ruledsl.emit.backend import backend, backends
 
-    return [name for name in backends() if importlib.util.find_spec(name) is not None or name not in ("torch", "jax")]
+    return [name for name in backends() if backend(name).runs_here]

@@ -2,34 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ruledsl.analysis.names import suggestion
 from ruledsl.errors import UserError
 
 if TYPE_CHECKING:
+    from ruledsl.emit.binding import Binding
     from ruledsl.emit.expressions import Form
+    from ruledsl.emit.functions import Function
+    from ruledsl.emit.naming import Names
+    from ruledsl.ir.nodes import Node
+    from ruledsl.ir.phases import Schedule
 
 GROUP = "ruledsl.backends"
-BUNDLED = {"torch": "ruledsl_torch", "jax": "ruledsl_jax"}
+
+
+@dataclass(frozen=True)
+class Module:
+    """What a backend's templates are to print.
+
+    kind        `rule`, `optimizer` or `constraint`
+    binding     what the functions of the module are called for, and when
+    names       Python names; a backend takes those for its classes from here
+    optimizers  by name, those that the rule brings along: what they are, and their parameters
+    standalone  whether it is to be of use by itself, on a whole network
+    values      by function, the node that it computes; `terms`: by the id of a node, the term that holds it
+    title       what the rule is called in words, as text for a docstring
+    """
+
+    kind: str
+    rule: str
+    binding: Binding
+    names: Names
+    schedule: Schedule
+    functions: tuple[Function, ...]
+    optimizers: Mapping[str, tuple[str, Mapping[str, float | bool]]]
+    values: Mapping[str, Node] = field(default_factory=dict)
+    terms: Mapping[int, str] = field(default_factory=dict)
+    title: str = ""
+    standalone: bool = False
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Everything that the emitter needs to know of a framework.
+    """The contract of a backend: what the emitter needs to know of a framework, and where the rest of it is.
 
     name        as in `--backend name`
+    packages    the framework: the packages that running what is emitted takes, by their import names
+    executor    the module with `executor`, and where it can be told `dependent` (see `ruledsl.verification.executor`)
+    convert     the function that lets a network of the framework learn by a rule, as `module:name`
+    engine      the class that trains, as `module:name` (see `ruledsl.training.engine.Engine`); None where there is none
+    preferred   whether it is meant where nobody names one
     operations  a `Form` for each operation that is no plain arithmetic (those are the same everywhere)
     random      a `Form` for each distribution; `shape` and `generator` name the arguments that every draw has
     generator   the argument of initialisers that randomness comes from, with its default
-    imports     the statements that a module needs, by the module's name in the code; only those used are emitted
+    imports     by name, the statement that imports it, for all names that a module may use: those used are emitted
     templates   the folder with `module.py.j2`
     reserved    names that an emitted module uses itself, and that no argument of it may take
+    attributes  names that a layer has already: a tensor or parameter of a rule takes an underscore instead
+    shown       what the templates are given, beside the functions
+    traced      whether the parameters of an optimizer may be arrays, which no `if` or `math.sqrt` takes
     """
 
     name: str
@@ -38,14 +78,35 @@ class Backend:
     generator: str
     imports: Mapping[str, str]
     templates: Path
+    shown: Callable[[Module], Mapping[str, object]]
     reserved: frozenset[str] = field(default_factory=frozenset)
+    attributes: frozenset[str] = field(default_factory=frozenset)
+    traced: bool = False
+    packages: tuple[str, ...] = ()
+    executor: str = ""
+    convert: str = ""
+    engine: str | None = None
+    preferred: bool = False
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether its framework is installed."""
+        return all(importlib.util.find_spec(package) is not None for package in self.packages)
 
 
 @cache
 def backends() -> Mapping[str, str]:
     """The names of the installed backends, with the object that each entry point names."""
-    found = {point.name: point.value for point in entry_points(group=GROUP)}
-    return {**{name: f"{package}:BACKEND" for name, package in BUNDLED.items()}, **found}
+    return {point.name: point.value for point in entry_points(group=GROUP)}
+
+
+@cache
+def default_backend() -> str:
+    """The backend that is meant where nobody names one."""
+    names = sorted(backends(), key=lambda name: (not backend(name).preferred, name))
+    if not names:
+        raise UserError("no backend is installed", "install the package again: its entry points are missing")
+    return names[0]
 
 
 @cache
@@ -54,7 +115,11 @@ def backend(name: str) -> Backend:
     if name not in backends():
         known = ", ".join(sorted(backends()))
         raise UserError(f"there is no backend called {name!r}", suggestion(name, backends()) or f"installed: {known}")
-    module, _, attribute = backends()[name].partition(":")
-    import importlib
+    found: Backend = named(backends()[name])
+    return found
 
-    return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+
+def named(place: str) -> Any:
+    """What `module:name` names. Raises ImportError."""
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)

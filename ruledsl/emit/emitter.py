@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import textwrap
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jinja2
 
 from ruledsl.diagnostics import Diagnostic, RuleError, report
-from ruledsl.emit.backend import Backend, backend
+from ruledsl.emit.backend import Backend, Module, backend
+from ruledsl.emit.binding import bind
 from ruledsl.emit.common_subexpressions import shared_terms
 from ruledsl.emit.expressions import Unwritable, Writer, constant
+from ruledsl.emit.functions import Function, Role, Tensor
+from ruledsl.emit.imports import imports
+from ruledsl.emit.layout import LAYOUT
 from ruledsl.emit.line_breaking import statement
-from ruledsl.emit.naming import LAYER_ATTRIBUTES, Names
+from ruledsl.emit.naming import Names
+from ruledsl.emit.standalone import paste_imports
 from ruledsl.emit.stored import Storage
-from ruledsl.ir.equations import Equation
-from ruledsl.ir.nodes import Node, reads
+from ruledsl.emit.views import called
+from ruledsl.ir.equations import Equation, Equations
+from ruledsl.ir.nodes import Node, reads, tensor, walk
+from ruledsl.ir.operations import make
+from ruledsl.ir.phases import AFTER_STEP, INIT, TASK
 from ruledsl.ir.printer import show
-from ruledsl.program import AFTER_STEP, INIT, TASK, Function, Program, Role, Tensor
+from ruledsl.ir.types import ACTIVITY, PARAMETER, Type
+from ruledsl.program import Program
 from ruledsl.source import Span
 from ruledsl.version import __version__
 
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 LONGEST_FORMULA = 240
+PARAMETER_NODE = tensor("p", PARAMETER)
 _FIXED = ("x", "u", "delta", "delta_k", "e", "target", "W", "b")
 _FIXED_IN_OPTIMIZERS = ("g", "p")
 _FIXED_SCALARS = ("step", "epoch", "progress", "lr", "fan_in", "fan_out", "batch_size", "classes", "sources", "targets")
@@ -52,22 +62,57 @@ class Emitted:
 
     functions: list[Written] = field(default_factory=list)
     header: list[str] = field(default_factory=list)
-    imports: list[str] = field(default_factory=list)
-
-    @property
-    def has_layer(self) -> bool:
-        """Whether any function uses the linear map."""
-        return any("layer" in written.function.arguments for written in self.functions)
 
 
-def emit(rule: Rule, backend_name: str) -> Program:
-    """Compile a checked rule for a backend. Raises RuleError (E06xx) where the backend cannot express it."""
+def emit(rule: Rule, backend_name: str, *, standalone: bool = False) -> Program:
+    """Compile a checked rule for a backend. Raises RuleError (E06xx) where the backend cannot express it.
+
+    standalone   with everything that the module needs beside the framework, and ways to use it on a whole network
+    """
     target = backend(backend_name)
     emission = _Emission(rule, target)
     emitted = emission.run()
+    functions = tuple(written.function for written in emitted.functions)
+    tensors, parameters = emission.tensors(), emission.parameters()
+    equations = rule.equations
+    binding = bind(functions, tensors, parameters)
+    module = Module(
+        rule.kind,
+        rule.name,
+        binding,
+        emission.names,
+        equations.schedule,
+        functions,
+        equations.optimizers,
+        emission.values,
+        emission.terms,
+        _harmless(rule.title or rule.name),
+        standalone,
+    )
+    template = _environment(target.templates).get_template("module.py.j2")
+    given = {"emitted": emitted, "imports": partial(imports, statements=target.imports), **target.shown(module)}
+    source = template.render(given)
+    if standalone:
+        source = paste_imports(source)
+    return Program(
+        rule.name,
+        target.name,
+        source,
+        functions,
+        tensors,
+        parameters,
+        equations.optimizers,
+        equations.schedule,
+        _maps_x_alone(equations),
+    )
+
+
+@cache
+def _environment(templates: Path) -> jinja2.Environment:
+    """Jinja with the templates of a backend, compiled once in a process."""
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(
-            [jinja2.FileSystemLoader(target.templates), jinja2.PackageLoader("ruledsl.emit", "templates")]
+            [jinja2.FileSystemLoader(templates), jinja2.PackageLoader("ruledsl.emit", "templates")]
         ),
         trim_blocks=True,
         lstrip_blocks=True,
@@ -75,18 +120,26 @@ def emit(rule: Rule, backend_name: str) -> Program:
         autoescape=False,
         undefined=jinja2.StrictUndefined,
     )
-    source = environment.get_template("module.py.j2").render(emitted=emitted)
-    names = emission.names
-    return Program(
-        rule.name,
-        target.name,
-        source,
-        tuple(written.function for written in emitted.functions),
-        emission.tensors(),
-        {names[name]: float(value) for name, value in rule.equations.parameters.items()},
-        rule.equations.optimizers,
-        rule.equations.schedule,
-    )
+    environment.globals.update(statement=_statement, constant=constant, called=called, **LAYOUT)
+    return environment
+
+
+def _maps_x_alone(equations: Equations) -> bool:
+    """Whether every reader of x is a map or an outer product."""
+    readers = [(node, arg) for e in equations.equations for node in walk(e.value) for arg in node.args]
+    roots = [e.value for e in equations.equations]
+    x = [arg for _, arg in readers if _is_x(arg)] + [root for root in roots if _is_x(root)]
+    mapped = [arg for node, arg in readers if _is_x(arg) and node.op in ("apply", "outer")]
+    return len(x) == len(mapped)
+
+
+def _is_x(node: Node) -> bool:
+    return node.op == "signal" and node.attrs[0] == "x"
+
+
+def _statement(prefix: str, expression: str, indent: int) -> str:
+    """Lines for a template: none longer than it has to be."""
+    return "\n".join(statement(prefix, expression, indent))
 
 
 class _Emission:
@@ -94,19 +147,25 @@ class _Emission:
 
     def __init__(self, rule: Rule, target: Backend) -> None:
         self.rule, self.target, self.equations = rule, target, rule.equations
-        self.names = Names({*target.reserved, "layer", "phi", "dphi", "shape", "math", "generator", "key"})
+        self.names = Names(
+            {*target.reserved, *target.imports, "layer", "phi", "dphi", "shape", "math", "generator", "key"}
+        )
         self._as_written: dict[int, Node] = {}
+        self.values: dict[str, Node] = {}
+        self.terms: dict[int, str] = {}
         self.fixed = (*_FIXED, *(_FIXED_IN_OPTIMIZERS if rule.kind == "optimizer" else ()))
         self.names.keep(*self.fixed, *_FIXED_SCALARS)
         self.names.reserve("delta_at_k")
         families = [n for n, d in rule.equations.tensors.items() if d.type.source is not None and d.type.source.index]
+        self.names.reserve("needs_x", *(f"needs_{name}" for name in rule.equations.tensors))
         for name in families:
-            self.names.give(name, name, avoid=LAYER_ATTRIBUTES, argument=True)
+            self.names.give(name, name, avoid=target.attributes, argument=True)
             self.names.reserve(f"{self.names[name]}_at_k")  # see forms.sum_over_layers
-        for name in rule.equations.tensors:
-            self.names.give(name, name, avoid=LAYER_ATTRIBUTES, argument=True)
-        for name in rule.equations.parameters:
-            self.names.give(name, name, argument=True)
+        own = (*rule.equations.tensors, *rule.equations.parameters)
+        for name in sorted(own, key=lambda name: name.count("needs_")):
+            self.names.give(name, name, avoid=target.attributes, argument=True)
+            given = self.names[name]
+            self.names.reserve(f"needs_{given}", f"key_{given}", f"{given}_from")
 
     def run(self) -> Emitted:
         emitted = Emitted(header=self._header())
@@ -121,14 +180,11 @@ class _Emission:
             for node, wish in shared_terms([e.value for e in equations if e.role not in ("draw", "drive", "init")]):
                 self._collect(emitted, failures, phase, node, "term", wish, terms)
                 terms[id(node)] = self.names[_key(phase, node)]
+            self.terms |= terms
             for equation in equations:
                 self._collect(emitted, failures, phase, equation, equation.role, equation.target, terms)
         if failures:
             raise RuleError([self._explain(failure) for failure in failures])
-        text = "\n".join(line for w in emitted.functions for line in (w.signature, *w.lines))
-        emitted.imports = [line for module, line in self.target.imports.items() if re.search(rf"\b{module}\.", text)]
-        if emitted.imports[:1] == ["import math"] and len(emitted.imports) > 1:
-            emitted.imports.insert(1, "")
         return emitted
 
     def _explain(self, failure: Unwritable) -> Diagnostic:
@@ -159,19 +215,24 @@ class _Emission:
 
     def _function(self, phase: str, what: Equation | Node, role: Role, wish: str, terms: dict[int, str]) -> Written:
         node = what if isinstance(what, Node) else what.value
-        writer = Writer(self.target, self.names, terms)
+        in_optimizer = self.rule.kind == "optimizer"
+        writer = Writer(self.target, self.names, terms, traced=in_optimizer and self.target.traced)
         if role in ("init", "draw", "drive"):
-            result = self._first_value(writer, node)
+            assert isinstance(what, Equation)
+            result = (self._like_p if in_optimizer else self._first_value)(writer, what)
         else:
             writer.name_shared(node)
             result = writer.write(node)
         name = self._function_name(phase, what, role, wish)
         arguments = tuple(sorted(writer.arguments, key=self._order))
-        optimizer = what.optimizer if isinstance(what, Equation) else TASK
-        target = None if isinstance(what, Node) or role == "send" else self.names_or_signal(what.target)
-        function = Function(role, name, arguments, phase, target, optimizer)
+        if isinstance(what, Node):
+            function = Function(role, name, arguments, phase, self.names[_key(phase, what)])
+        else:
+            target = None if role == "send" else self.names_or_signal(what.target)
+            function = Function(role, name, arguments, phase, target, what.optimizer, self._is_full(what))
         lines = [line for local, value in writer.lines for line in statement(f"{local} = ", value)]
         lines += statement("return ", result)
+        self.values[name] = node
         return Written(function, self._signature(name, arguments), self._doc(what, role, node), lines)
 
     def names_or_signal(self, target: str) -> str:
@@ -180,7 +241,8 @@ class _Emission:
 
     def _function_name(self, phase: str, what: Equation | Node, role: Role, wish: str) -> str:
         if isinstance(what, Node):
-            return self.names.give(_key(phase, what), wish)
+            value = self.names.give(_key(phase, what), wish)
+            return self.names.give(f"function of a term {value} {phase}", f"compute_{value}")
         target = self.names_or_signal(what.target)
         plain = {"send": "send", "grad": f"grad_{target}", "assign": f"next_{target}", "init": f"init_{target}"}
         name = plain.get(role, f"{role}_{target}")
@@ -190,16 +252,45 @@ class _Emission:
         alike = [e for e in self.equations.of("grad", phase=phase) if e.target == what.target]
         if role == "grad" and what.optimizer != TASK and (phase == TASK or len(alike) > 1):
             name += f"_by_{what.optimizer}"
-        return self.names.give(f"function {name} {phase}", name)
+        return self.names.give(f"function {role} {what.target} {what.optimizer} {phase}", name)
 
-    def _first_value(self, writer: Writer, node: Node) -> str:
+    def _is_full(self, equation: Equation) -> bool:
+        """Whether a value has the full shape of what it is for: `send = 0` is one number for all."""
+        if _may_be_a_number(equation.value):
+            return False
+        declared = self.equations.tensors.get(equation.target)
+        if equation.role == "send":
+            return equation.value.type.axes == ACTIVITY
+        if declared is None or declared.type.kind == "parameter":
+            return True
+        return _kind(equation.value.type) == _kind(declared.type)
+
+    def _like_p(self, writer: Writer, equation: Equation) -> str:
+        """A first or fresh value in an optimizer: a number, or made in the shape and type of p."""
+        node, p = equation.value, PARAMETER_NODE
+        if self.equations.tensors[equation.target].type.kind == "scalar":
+            if node.op == "random":
+                return self._first_value(writer, equation)
+        elif node.op == "random":
+            writer.like = writer.write(p)
+            return self._drawn(writer, node)
+        elif node.type.kind == "scalar":
+            node = make("full_like", p, node)
+        writer.name_shared(node)
+        return writer.write(node)
+
+    def _drawn(self, writer: Writer, node: Node) -> str:
+        writer.name_shared(node)
+        result = writer.write(node)
+        if self.target.generator.partition("=")[0] in result:
+            writer.use(self.target.generator.partition("=")[0])
+        return result
+
+    def _first_value(self, writer: Writer, equation: Equation) -> str:
+        node = equation.value
         if node.op == "random":
             writer.use("shape")
-            writer.name_shared(node)
-            result = writer.write(node)
-            if self.target.generator.partition("=")[0] in result:
-                writer.use(self.target.generator.partition("=")[0])
-            return result
+            return self._drawn(writer, node)
         if node.type.kind == "scalar":
             writer.use("shape")
             writer.name_shared(node)
@@ -238,6 +329,10 @@ class _Emission:
         parameters, default = self._parameters, {self.target.generator.partition("=")[0]: self.target.generator}
         shown = [f"{a}={constant(parameters[a])}" if a in parameters else default.get(a, a) for a in arguments]
         return f"{name}({', '.join(shown)})"
+
+    def parameters(self) -> dict[str, float]:
+        """The parameters that are no static ones, by their names in the module."""
+        return {self.names[name]: float(value) for name, value in self.equations.parameters.items()}
 
     # --- words ---
 
@@ -285,7 +380,8 @@ class _Emission:
     def tensors(self) -> tuple[Tensor, ...]:
         """What a runtime has to keep for the rule."""
         result = []
-        learned = {e.target: e.role for e in self.equations.of("assign", "grad") if e.role != "init"}
+        # A tensor that one phase assigns and another one has a pseudo-gradient for is a parameter.
+        learned = {e.target: e.role for role in ("assign", "grad") for e in self.equations.of(role)}
         readers: dict[str, set[str]] = {}
         for equation in self.equations.equations:
             for name in reads(equation.value):
@@ -298,6 +394,19 @@ class _Emission:
             own_decay = any(e.target == name and _pulls(e.value, name) for e in self.equations.of("grad"))
             result.append(Tensor(self.names[name], d.kind, space, learns, kept, own_decay))  # type: ignore[arg-type]
         return tuple(result)
+
+
+def _may_be_a_number(node: Node) -> bool:
+    """Whether a value is one number for all: a constant, or a sum over layers downstream of which there may be none."""
+    if node.op in ("const", "sum_k"):
+        return True
+    parts = [arg for arg in node.args if arg.type.kind != "scalar"]
+    return node.op in ("neg", "mul", "div", "add", "sub", "transpose") and all(map(_may_be_a_number, parts))
+
+
+def _kind(type: Type) -> object:
+    """A map; a vector with certain axes; or a scalar."""
+    return (type.kind, type.axes)
 
 
 def _pulls(node: Node, name: str) -> bool:

@@ -54,8 +54,9 @@ class Forms(Protocol):
 class Writer:
     """Writes the expressions of one function and collects the arguments that they read."""
 
-    def __init__(self, backend: Forms, names: Names, terms: Mapping[int, str]) -> None:
-        self.backend, self.names, self.terms = backend, names, terms
+    def __init__(self, backend: Forms, names: Names, terms: Mapping[int, str], *, traced: bool = False) -> None:
+        self.backend, self.names, self.terms, self.traced = backend, names, terms, traced
+        self.like: str | None = None  # the array that first and fresh values are made like; None: they have a `shape`
         self.arguments: dict[str, None] = {}
         self.lines: list[tuple[str, str]] = []
         self._local: dict[int, str] = {}
@@ -75,12 +76,13 @@ class Writer:
         return text if binding >= least else f"({text})"
 
     def is_number(self, node: Node) -> bool:
-        """Whether the value is a Python number: made of constants, parameters and sizes alone."""
+        """Whether the value is a Python number: made of constants, parameters that aren't traced, and sizes alone."""
         if node.type.kind != "scalar":
             return False
         known = all(id(arg) in self._numbers for arg in node.args)
         for part in [node] if known else walk(node):
-            number = part.op == "const" or (part.op == "scalar" and part.attrs[0] not in _COUNTERS)
+            named = part.op == "scalar" and part.attrs[0] not in _COUNTERS and not self.traced
+            number = part.op == "const" or named
             computed = part.args and part.op not in ("count", "full_like")
             number = number or bool(computed and all(self._numbers[id(arg)] for arg in part.args))
             self._numbers[id(part)] = number and part.type.kind == "scalar"

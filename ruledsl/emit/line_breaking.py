@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 WIDTH = 110
 _EMPTY_CALLS = re.compile(r"(\.\w+(\(\))?)+$")
@@ -17,12 +18,16 @@ _OPERATORS = (  # from the loosest to the tightest: what stands between two oper
     _SUMS,
     (" * ", " / "),
 )
+_TARGETS = re.compile(r"(\w+, )*\w+ = ")
 _LEADING = re.compile(r"([-+*/&|]|[<>]=?|[=!]=|if|else|or|and) |\w+=(?!=)")
 _OPEN, _CLOSE = "([{", ")]}"
 
 
 def statement(prefix: str, expression: str, indent: int = 4) -> list[str]:
     """`prefix expression` as indented lines, none longer than WIDTH where that can be helped."""
+    targets = None if prefix else _TARGETS.match(expression)
+    if targets:  # brackets go around the value alone
+        prefix, expression = targets[0], expression[targets.end() :]
     line = f"{' ' * indent}{prefix}{expression}"
     if len(line) <= WIDTH:
         return [line]
@@ -56,12 +61,20 @@ def _broken(expression: str, indent: int, used: int) -> list[str]:
     head, inside = expression[: start + 1], expression[start + 1 : -1]
     arguments = _split(inside, (" for ",) if _comprehension(inside) else (", ",))
     called = start > 0 and (expression[start - 1].isalnum() or expression[start - 1] in "_])")
+    several = not _comprehension(inside) and (len(arguments) > 1 or inside.endswith(","))
+    if not called and several:  # a list or a tuple
+        lines = [head]
+        for argument in arguments:
+            inner = _broken(argument.removesuffix(","), indent + 4, 1)
+            lines += [f"{pad}{inner[0]}", *inner[1:]]
+            lines[-1] += ","
+        return [*lines, f"{' ' * indent}{expression[-1]}"]
     if not called:
         if start == 0 and len(_split(inside, _SUMS)) > 1:
             inner = _broken(inside, indent, WIDTH)  # which puts brackets around it
             return [head[:-1] + inner[0], *inner[1:]]
         inner = _broken(inside, indent + 4, 0)
-        return [head, f"{pad}{inner[0]}", *inner[1:], f"{' ' * indent})"]
+        return [head, f"{pad}{inner[0]}", *inner[1:], f"{' ' * indent}{expression[-1]}"]
     lines = [head]
     for argument in arguments:
         inner = _broken(argument, indent + 4, 1)
@@ -72,22 +85,23 @@ def _broken(expression: str, indent: int, used: int) -> list[str]:
 
 def _split(text: str, separators: tuple[str, ...]) -> list[str]:
     """At separators outside all brackets and strings; operators stay in front of what follows, commas go."""
-    parts, depth, start, position = [], 0, 0, 0
-    quoted = False
-    while position < len(text):
-        character = text[position]
-        if character == '"':
-            quoted = not quoted
-        elif not quoted:
-            depth += (character in _OPEN) - (character in _CLOSE)
-            found = next((s for s in separators if depth == 0 and text.startswith(s, position)), None)
-            if found:
-                parts.append(text[start:position])
-                position += len(found)
-                start = position if found == ", " else position - len(found) + 1
-                continue
-        position += 1
+    parts, depth, start = [], 0, 0
+    for found in _scanner(separators).finditer(text):
+        token = found[0]
+        if token in _OPEN:
+            depth += 1
+        elif token in _CLOSE:
+            depth -= 1
+        elif depth == 0 and token[0] != '"':
+            parts.append(text[start : found.start()])
+            start = found.end() if token == ", " else found.start() + 1
     return [*parts, text[start:]]
+
+
+@cache
+def _scanner(separators: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds texts, brackets and separators."""
+    return re.compile("|".join(['"[^"]*"?', r"[(\[{]", r"[)\]}]", *map(re.escape, separators)]))
 
 
 def _comprehension(text: str) -> bool:

@@ -6,49 +6,10 @@ import builtins
 import keyword
 from collections.abc import Iterable
 
-LAYER_ATTRIBUTES = frozenset(
-    [
-        "weight",
-        "bias",
-        "forward",
-        "training",
-        "train",
-        "eval",
-        "to",
-        "type",
-        "half",
-        "float",
-        "double",
-        "cuda",
-        "cpu",
-        "apply",
-        "modules",
-        "children",
-        "parameters",
-        "buffers",
-        "state_dict",
-        "zero_grad",
-        "stride",
-        "padding",
-        "dilation",
-        "groups",
-        "kernel_size",
-        "in_features",
-        "out_features",
-        "in_channels",
-        "out_channels",
-        "share_memory",
-        "extra_repr",
-        "compile",
-        "rule",
-        "ruledsl",
-        "linear",
-        "program",
-        "W",
-        "b",
-    ]
-)
-"""Names that a layer of a network has already; a tensor of a rule takes an underscore instead."""
+
+def camel_case(name: str) -> str:
+    """`direct_feedback` as the name of a class: `DirectFeedback`."""
+    return "".join(word.capitalize() for word in name.split("_"))
 
 
 class Names:

@@ -14,3 +14,12 @@ class Schedule:
     first: tuple[tuple[float, tuple[str, ...]], ...] = ()
     each: tuple[str, ...] = (TASK,)
     alternate: tuple[str, ...] = ()
+
+    def phases(self, step: int, epoch: float | None) -> tuple[str, ...]:
+        """The phases of a step. Those of the `first` epochs are for a loop that tells the epoch."""
+        end = 0.0
+        for epochs, names in self.first:
+            end += epochs
+            if epoch is not None and epoch < end:
+                return names
+        return (self.alternate[step % len(self.alternate)],) if self.alternate else self.each

@@ -1,7 +1,7 @@
 """Operations that sum or average: over everything there is, or over one axis of an activity.
 
-An activity is [batch, units] or [batch, channels, height, width]; a reduced axis keeps the size one, so that
-everything broadcasts as in NumPy. A value with one number per unit is [units] or [channels, 1, 1].
+An activity is [batch, units] or [batch, channels, *size]; a reduced axis keeps the size one, so that everything
+broadcasts as in NumPy. A value with one number per unit is [units] or, in two dimensions, [channels, 1, 1].
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from typing import Any
 from ruledsl.ir import type_rules as rules
 from ruledsl.ir.nodes import Node, scalar
 from ruledsl.ir.operation import Call, Cotangents, Meaning, Operation, make, reduced
+from ruledsl.ir.types import OUT
 
 SHORTEST = 1e-6  # `normalize` divides by at least this length, so that a silent layer stays finite
 
 
-def _axes(axis: object, value: Any) -> tuple[int, ...]:
-    units = -3 if value.ndim >= 3 else -1
-    return {"batch": (0,), "units": (units,), "positions": tuple(range(units + 1, 0))}[str(axis)]
+def _axes(node: Node, layer: Any, value: Any) -> tuple[int, ...]:
+    """The axes of an argument that a node goes over: its units stand before as many dimensions as positions have."""
+    space = node.args[0].type.target
+    assert space is not None
+    positions = 0 if space == OUT else value.ndim - 2 if space.index else layer.dimensions
+    return {"batch": (0,), "units": (-1 - positions,), "positions": tuple(range(-positions, 0))}[str(node.attrs[0])]
 
 
 def _over(function: Callable[[Any], Meaning]) -> Meaning:
@@ -28,7 +32,7 @@ def _over(function: Callable[[Any], Meaning]) -> Meaning:
         reduce = function(np)
         if node.attrs[0] is None:
             return reduce(value)
-        axes = _axes(node.attrs[0], value)
+        axes = _axes(node, layer, value)
         return reduce(value, axis=axes, keepdims=True) if axes else reduce(value[..., None], axis=-1)
 
     return meaning
@@ -96,7 +100,7 @@ def _length(np: Any, node: Node, layer: Any, value: Any) -> Any:
 def _count(np: Any, node: Node, layer: Any, value: Any) -> float:
     if node.attrs[0] is None:
         return float(np.size(value))
-    return float(np.prod([value.shape[axis] for axis in _axes(node.attrs[0], value)]))
+    return float(np.prod([value.shape[axis] for axis in _axes(node, layer, value)]))
 
 
 ROWS = (

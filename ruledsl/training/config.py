@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from ruledsl.emit.backend import default_backend
 from ruledsl.errors import suggest
 
 
@@ -185,7 +186,7 @@ class Config(Section):
         default={}, description="parameters of the constraints, by their names"
     )
     backend: str = Field(
-        default="torch", description="who computes: torch, or another installed backend that can train"
+        default_factory=default_backend, description="who computes: an installed backend that can train"
     )
     epochs: NonNegativeInt = Field(default=15, description="passes over the training images")
     seed: NonNegativeInt = Field(

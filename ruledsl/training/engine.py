@@ -5,7 +5,6 @@ A backend is a package that the entry-point group `ruledsl.backends` names; its 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 
 from ruledsl.architectures import Architecture
 from ruledsl.data import Batch
-from ruledsl.emit import backends
-from ruledsl.errors import UserError, suggest
+from ruledsl.emit.backend import backend, named
+from ruledsl.errors import UserError
 from ruledsl.program import Program
 from ruledsl.training.config import Config
 from ruledsl.training.schedule import Clock
@@ -71,12 +70,11 @@ class Engine(Protocol):
         Raises UserError where the network and the rule do not fit.
         """
 
-    def step(self, phase: str, batch: Batch, rates: float, clock: Clock) -> Score | None:
-        """Learn from one batch in one phase of the rule; `rates` multiplies every optimizer's learning rate.
+    def step(self, batch: Batch, rates: float, clock: Clock) -> Score | None:
+        """One step: all its phases, `after step` and the constraints; `rates` multiplies every optimizer's rate.
 
-        With the last phase of a step, the step is over: `after step` and the constraints follow. The score is that of
-        the batch before the step, and None in a phase that doesn't see the batch. Raises Diverged, with nothing learnt
-        from this batch.
+        The score is that of the batch in the last phase that sees it, before the network learnt from it there; None in
+        a step whose phases don't see the batch. Raises Diverged, with nothing learnt from this batch in that phase.
         """
 
     def evaluate(self, batches: Iterable[Batch]) -> Score:
@@ -105,20 +103,17 @@ def weights(state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {name.removeprefix("network."): np.ascontiguousarray(a) for name, a in state.items() if _of_network(name)}
 
 
-def find_engine(backend: str) -> Engine:
+def find_engine(name: str) -> Engine:
     """A new engine of an installed backend. Raises UserError when there is none, or none that can train."""
-    installed = {name: place.partition(":")[0] for name, place in backends().items()}
-    if backend not in installed:
-        raise UserError(f"there is no backend called `{backend}`", suggest(backend, installed))
-    module = f"{installed[backend].split('.')[0]}.engine"
+    found = backend(name)
+    if found.engine is None:
+        raise UserError(f"the backend {name} compiles rules, but it has no training engine")
     try:
-        engine: Engine = importlib.import_module(module).Engine()
+        engine: Engine = named(found.engine)()
     except ModuleNotFoundError as missing:
-        if missing.name == module:
-            raise UserError(f"the backend {backend} compiles rules, but it has no training engine") from None
         raise UserError(
-            f"the backend {backend} needs the package `{missing.name}`, which is not installed",
-            f'install it with: pip install "ruledsl[{backend}]"',
+            f"the backend {name} needs the package `{missing.name}`, which is not installed",
+            f'install it with: pip install "ruledsl[{name}]"',
         ) from None
     return engine
 

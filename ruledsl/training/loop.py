@@ -10,7 +10,7 @@ from ruledsl.data import Dataset
 from ruledsl.program import Schedule
 from ruledsl.training.config import Config
 from ruledsl.training.engine import Engine, Score
-from ruledsl.training.schedule import Clock, first_epochs, phases, rate_factor
+from ruledsl.training.schedule import Clock, first_epochs, rate_factor
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,7 @@ def run(engine: Engine, dataset: Dataset, config: Config, schedule: Schedule, li
         for index, batch in enumerate(dataset.train.shuffled(config.data.batch_size, config.seed, epoch)):
             clock = Clock(epoch * per_epoch + index, per_epoch, config.epochs)
             rate = _rate(config, schedule, clock)
-            scores = [engine.step(phase, batch, rate, clock) for phase in phases(schedule, clock)]
-            score = next((score for score in reversed(scores) if score is not None), None)
+            score = engine.step(batch, rate, clock)
             if score is not None:
                 total.add(score)
             listener.step(clock, score)

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ruledsl.errors import UserError, need
 from ruledsl.writing import write_whole
 
 ANOTHER_FOLDER = "choose another folder with --out"
-PACKAGES = ("ruledsl", "numpy", "torch", "jax", "flax", "scikit-learn", "safetensors")
+PACKAGES = ("ruledsl", "numpy", "scikit-learn", "safetensors")
 
 
 class RunFolder:
@@ -66,14 +66,14 @@ class RunFolder:
         self.write_bytes("weights.safetensors", save(dict(weights)))
 
 
-def environment() -> dict[str, Any]:
-    """What the run ran on: versions, machine and command."""
+def environment(frameworks: Sequence[str]) -> dict[str, Any]:
+    """What the run ran on: versions of packages, the backend's among them, machine and command."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "command": sys.argv,
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in (*PACKAGES, *frameworks) if (found := _version(name))},
     }
 
 

@@ -22,6 +22,11 @@ class Clock:
         return self.step // self.steps_per_epoch
 
     @property
+    def epochs_passed(self) -> float:
+        """The time in epochs, fractions included."""
+        return self.step / self.steps_per_epoch
+
+    @property
     def progress(self) -> float:
         """The part of the run that is over."""
         return self.step / (self.steps_per_epoch * self.epochs)
@@ -42,15 +47,3 @@ def rate_factor(config: ScheduleConfig, clock: Clock, first: float = 0.0) -> flo
 def first_epochs(schedule: Schedule) -> float:
     """How many epochs the `first` phases take; the learning rate's schedule starts behind them."""
     return sum(epochs for epochs, _ in schedule.first)
-
-
-def phases(schedule: Schedule, clock: Clock) -> tuple[str, ...]:
-    """The phases of a step, in order."""
-    end = 0.0
-    for epochs, names in schedule.first:
-        end += epochs
-        if clock.step < end * clock.steps_per_epoch:
-            return names
-    if schedule.alternate:
-        return (schedule.alternate[clock.step % len(schedule.alternate)],)
-    return schedule.each

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ruledsl import architectures, data
 from ruledsl.architectures import Architecture
 from ruledsl.data import Dataset
+from ruledsl.emit.backend import backend
 from ruledsl.errors import UserError, need, suggest
 from ruledsl.program import TASK, Program, Schedule
 from ruledsl.training.config import BUILT_IN, Config, OptimizerConfig, as_settings
@@ -263,7 +264,7 @@ def _folder_name(prepared: Prepared) -> str:
 
 def _describe(folder: RunFolder, prepared: Prepared, config: Config) -> None:
     folder.write_text("config.toml", to_toml(config))
-    folder.write_json("environment.json", environment())
+    folder.write_json("environment.json", environment(backend(config.backend).packages))
     for rule, program in zip((prepared.rule, prepared.output), prepared.programs, strict=True):
         if program is not None:
             folder.write_text(f"{program.rule}_{program.backend}.py", program.source)

@@ -8,8 +8,8 @@ import numpy as np
 
 from ruledsl.ir.equations import Equations
 from ruledsl.ir.types import OUT, Type
-from ruledsl.reference.maps import Conv2d, Dense
-from ruledsl.verification.geometries import ConvGeometry, DenseGeometry, Geometry
+from ruledsl.reference.maps import Convolution, Dense, Linear
+from ruledsl.verification.geometries import DenseGeometry, Geometry
 
 BATCH, CLASSES = 3, 4
 DOWNSTREAM: tuple[tuple[int, ...], ...] = ((5,), (2, 3, 3))
@@ -21,19 +21,16 @@ SCALARS = {
     "classes": float(CLASSES),
     "batch_size": float(BATCH),
 }
-Layer = Dense | Conv2d
 
 
-def reference_layer(geometry: Geometry) -> Layer:
+def reference_layer(geometry: Geometry) -> Linear:
     """The reference's linear map for a geometry."""
-    return Dense(**geometry.arguments()) if isinstance(geometry, DenseGeometry) else _conv(geometry)
+    if isinstance(geometry, DenseGeometry):
+        return Dense(**geometry.arguments())
+    return Convolution(**geometry.arguments())
 
 
-def _conv(geometry: ConvGeometry) -> Conv2d:
-    return Conv2d(**geometry.arguments())  # type: ignore[arg-type]
-
-
-def stored_shape(type: Type, layer: Layer) -> tuple[int, ...]:
+def stored_shape(type: Type, layer: Linear) -> tuple[int, ...]:
     """The shape in which a tensor of a type is stored, in the reference's layout.
 
     Maps between pre and post as the forward kernel, maps from `out` as [classes, *space]; not for maps from `post[k]`,
@@ -52,7 +49,7 @@ def stored_shape(type: Type, layer: Layer) -> tuple[int, ...]:
     return layer.kernel_shape
 
 
-def random_values(equations: Equations, layer: Layer, rng: np.random.Generator) -> dict[str, Any]:
+def random_values(equations: Equations, layer: Linear, rng: np.random.Generator) -> dict[str, Any]:
     """Signals, tensors and scalars by name; `delta_k` and maps from `post[k]` as lists."""
     shapes = {"x": layer.pre_shape, "delta": layer.post_shape, "e": (CLASSES,)}
     values: dict[str, Any] = {name: rng.normal(size=(BATCH, *shape)) for name, shape in shapes.items()}

@@ -163,7 +163,7 @@ def collect(program: Program, phase: str, arguments: dict[str, Any]) -> Results:
             continue
         value = getattr(program.module, function.name)(**{name: arguments[name] for name in function.arguments})
         if function.role == "term":
-            arguments[function.name] = value
+            arguments[function.target or ""] = value
         elif function.role == "send":
             results["send"] = value
         elif function.role == "grad":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-Pair = tuple[int, int]
+Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class DenseGeometry:
     units_out: int
 
     def arguments(self) -> dict[str, int]:
-        """Of the class `Dense` of any backend."""
+        """Of the reference's `Dense`, by name."""
         return {"units_in": self.units_in, "units_out": self.units_out}
 
     def __str__(self) -> str:
@@ -25,21 +27,30 @@ class DenseGeometry:
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """A convolution on inputs of `input_size` (height, width); `padding` is the same on both sides."""
+    """A convolution on inputs of `input_size`, in as many dimensions as that has; `padding` is alike on both sides.
+
+    One number for stride, padding, dilation or output_padding is meant for every dimension.
+    """
 
     name: str
     channels_in: int
     channels_out: int
-    kernel_size: Pair
-    input_size: Pair
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    dilation: Pair = (1, 1)
+    kernel_size: Sizes
+    input_size: Sizes
+    stride: int | Sizes = 1
+    padding: int | Sizes = 0
+    dilation: int | Sizes = 1
     groups: int = 1
+    transposed: bool = False
+    output_padding: int | Sizes = 0
 
-    def arguments(self) -> dict[str, int | Pair]:
-        """Of the class `Conv2d` of any backend."""
-        return {name: value for name, value in vars(self).items() if name != "name"}
+    def arguments(self) -> dict[str, Any]:
+        """Of the reference's `Convolution`, by name: stride and the like with one number for each dimension."""
+        found = {name: value for name, value in vars(self).items() if name != "name"}
+        for name in ("stride", "padding", "dilation", "output_padding"):
+            if isinstance(found[name], int):
+                found[name] = (found[name],) * len(self.kernel_size)
+        return found
 
     def __str__(self) -> str:
         return self.name
@@ -69,6 +80,25 @@ CONVS: tuple[ConvGeometry, ...] = (
     ConvGeometry("depthwise_multiplier", 3, 6, (2, 2), (5, 5), groups=3),
     ConvGeometry("everything", 4, 6, (3, 2), (11, 9), stride=(2, 3), padding=(2, 1), dilation=(2, 1), groups=2),
     ConvGeometry("kernel_covers_input", 2, 5, (4, 4), (4, 4)),
+    ConvGeometry("conv1d", 3, 4, (3,), (8,), padding=1),
+    ConvGeometry("conv1d_everything", 4, 6, (3,), (11,), stride=2, padding=1, dilation=2, groups=2),
+    ConvGeometry("conv3d", 2, 3, (2, 2, 2), (3, 4, 3)),
+    ConvGeometry("conv3d_everything", 4, 2, (1, 3, 2), (3, 7, 5), (2, 1, 3), (0, 2, 1), (1, 2, 3), 2),
 )
-GEOMETRIES: tuple[Geometry, ...] = DENSE + CONVS
+_transposed = partial(ConvGeometry, transposed=True)
+TRANSPOSED: tuple[ConvGeometry, ...] = (
+    _transposed("transposed1d", 3, 2, (3,), (5,), stride=2),
+    _transposed("transposed1d_everything", 4, 6, (4,), (5,), 3, 2, 2, 2, output_padding=1),
+    _transposed("transposed", 3, 4, (3, 3), (4, 5)),
+    _transposed("transposed_stride", 2, 3, (3, 2), (4, 3), stride=2, padding=1),
+    _transposed("transposed_leaves_gaps", 2, 3, (1, 2), (3, 3), stride=(2, 3)),
+    _transposed("output_padding", 3, 2, (3, 3), (3, 4), stride=2, padding=1, output_padding=(1, 0)),
+    _transposed("transposed_depthwise", 4, 4, (3, 3), (4, 4), padding=1, groups=4),
+    _transposed("transposed_everything", 4, 6, (3, 2), (4, 3), (2, 3), (2, 1), (2, 1), 2, output_padding=(1, 2)),
+    _transposed("transposed3d", 2, 3, (2, 2, 2), (2, 3, 2)),
+    _transposed(
+        "transposed3d_everything", 2, 4, (2, 3, 1), (2, 3, 3), (2, 1, 2), (1, 2, 0), (1, 2, 1), 2, output_padding=1
+    ),
+)
+GEOMETRIES: tuple[Geometry, ...] = DENSE + CONVS + TRANSPOSED
 BATCH = 3

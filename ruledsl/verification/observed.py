@@ -23,7 +23,8 @@ from ruledsl.locality.flow import Entry, Ledger, connected
 from ruledsl.locality.labels import BROADCAST
 from ruledsl.program import INIT
 from ruledsl.reference.interpreter import draw, evaluate
-from ruledsl.verification.cases import DOWNSTREAM, Layer, random_values, stored_shape
+from ruledsl.reference.maps import Linear
+from ruledsl.verification.cases import DOWNSTREAM, random_values, stored_shape
 from ruledsl.verification.holding import HELD, at_home, hears, is_tensor, reads, still
 from ruledsl.verification.relaxed import relaxed
 
@@ -97,7 +98,7 @@ class Observer:
         self,
         equations: Equations,
         ledger: Ledger,
-        layer: Layer,
+        layer: Linear,
         seed: int = 0,
         *,
         vary: bool = False,

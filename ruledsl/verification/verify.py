@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ruledsl.emit.backend import backends
+from ruledsl.emit.backend import backend
 from ruledsl.errors import UserError
 from ruledsl.program import INIT, Program
 from ruledsl.rule import Rule
@@ -141,11 +141,10 @@ def _determinism(rule: Rule, program: Program, executor: Executor) -> Row:
     return row
 
 
-def executor_of(backend: str) -> tuple[Executor, Dependent | None]:
-    """The executor of a backend, from the module `executor` of its package. Raises UserError where it can't be had."""
-    package = backends()[backend].partition(":")[0].partition(".")[0]
+def executor_of(name: str) -> tuple[Executor, Dependent | None]:
+    """The executor of a backend. Raises UserError where it can't be had."""
     try:
-        module = importlib.import_module(f"{package}.executor")
+        module = importlib.import_module(backend(name).executor)
     except ImportError as error:
-        raise UserError(f"the backend {backend} cannot be run here: {error}") from None
+        raise UserError(f"the backend {name} cannot be run here: {error}") from None
     return module.executor, getattr(module, "dependent", None)

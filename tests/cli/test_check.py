@@ -120,7 +120,7 @@ def test_a_cold_process_ends_with_the_right_status_and_loads_no_framework(folder
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         code = (
             "import sys; from ruledsl.cli.main import main; status = main(); "
-            "heavy = {'torch', 'jax', 'numpy', 'jinja2', 'rich', 'ruledsl.emit'} & set(sys.modules); "
+            "heavy = {'torch', 'jax', 'numpy', 'jinja2', 'rich', 'ruledsl.emit.emitter'} & set(sys.modules); "
             "print('loaded', sorted(heavy)); sys.exit(status)"
         )
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ def test_the_source_is_printed_and_is_a_module(backend: str, imported: str, caps
     assert main(["compile", "direct_feedback_alignment", "--backend", backend]) == 0
     source = capsys.readouterr().out
     compile(source, "emitted", "exec")
-    assert imported in source and "def send(" in source and "ruledsl." not in source.split('"""')[2]
+    assert imported in source and "def send(" in source
 
 
 def test_a_file_holds_what_would_be_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -82,3 +85,38 @@ def test_a_place_that_cannot_be_written_is_a_wrong_call(
     assert main(["compile", "usf", "-o", str(tmp_path / place)]) == 2
     assert "cannot write" in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
+def test_a_file_of_somebody_else_is_kept(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    own = tmp_path / "own.rule"
+    own.write_text("rule own { }")
+    assert main(["compile", "usf", "-o", str(own)]) == 2
+    assert own.read_text() == "rule own { }" and "is a rule's file" in capsys.readouterr().err
+    assert main(["compile", "usf", "-o", str(own), "--force"]) == 2
+    thesis = tmp_path / "thesis.py"
+    thesis.write_text("results = 1\n")
+    assert main(["compile", "usf", "-o", str(thesis)]) == 2
+    assert thesis.read_text() == "results = 1\n" and "--force" in capsys.readouterr().err
+    assert main(["compile", "usf", "-o", str(thesis), "--force"]) == 0
+    assert main(["compile", "kolen_pollack", "-o", str(thesis)]) == 0, "ruledsl wrote it"
+    assert "Kolen-Pollack" in thesis.read_text()
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    assert main(["compile", "usf", "-o", "/dev/null"]) == 0
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = threading.Thread(target=lambda: received.append(pipe.read_text()))
+    received: list[str] = []
+    read.start()
+    assert main(["compile", "usf", "-o", str(pipe)]) == 0
+    read.join(10)
+    assert "def send(" in received[0] and stat.S_ISFIFO(pipe.stat().st_mode)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link.py").symlink_to(tmp_path / "real.py")
+    assert main(["compile", "usf", "-o", str(tmp_path / "link.py")]) == 0
+    assert (tmp_path / "link.py").is_symlink() and "def send(" in (tmp_path / "real.py").read_text()

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from ruledsl import emit
 from ruledsl.cli.main import main
+from ruledsl.emit import emitter
 from ruledsl.program import Program
 from ruledsl.rule import Rule
 
 
 def _tampered(monkeypatch: pytest.MonkeyPatch, old: str, new: str, *arguments: tuple[str, str]) -> None:
     """Every rule is compiled as before, but for one piece of the source text (and what the functions read)."""
-    honest = emit.emit
+    honest = emitter.emit
 
-    def dishonest(rule: Rule, backend: str) -> Program:
-        program = honest(rule, backend)
+    def dishonest(rule: Rule, backend: str, **options: bool) -> Program:
+        program = honest(rule, backend, **options)
         assert old in program.source
         more = dict(arguments)
         functions = tuple(
@@ -26,7 +26,7 @@ def _tampered(monkeypatch: pytest.MonkeyPatch, old: str, new: str, *arguments: t
         )
         return replace(program, source=program.source.replace(old, new), functions=functions)
 
-    monkeypatch.setattr(emit, "emit", dishonest)
+    monkeypatch.setattr(emitter, "emit", dishonest)
 
 
 @pytest.mark.parametrize(("rule", "backend"), [("usf_sn", "torch"), ("kolen_pollack", "torch"), ("adam", "torch")])

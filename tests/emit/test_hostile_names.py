@@ -167,3 +167,32 @@ def test_a_negative_base_keeps_its_brackets() -> None:
     text = "rule r { param a = -3  feedback send = (-2) ** 2 * x + a ** 2 * x - (-1) * x }"
     program = ruledsl.parse(text).compile("torch")
     assert float(program.module.send(x=torch.tensor(1.0))) == 14.0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_value_and_an_equation_may_wish_for_the_same_function(backend: str) -> None:
+    """The value has as many arguments as the equation, so that a call of the wrong one would pass unnoticed."""
+    shared = """
+    rule r {
+      weight B : post -> pre ~ normal(0, 1)
+      let grad_W = outer(delta, x)
+      feedback send = B @ delta
+      grad W = outer(u, x)
+      grad B = grad_W.T + 0.1 * B
+      grad B = grad_W.T - B by second
+      optimizer second = sgd(lr = 0.1)
+    }
+    """
+    assert_equal_to_the_reference(shared, backend)
+    second = """
+    rule r {
+      weight B : post -> pre ~ normal(0, 1)
+      weight B_by_q : post -> pre ~ normal(0, 1)
+      optimizer q = sgd(lr = 0.1)
+      feedback send = (B + B_by_q) @ delta
+      grad B = outer(x, delta)
+      grad B = outer(x, u) by q
+      grad B_by_q = outer(x, u - delta)
+    }
+    """
+    assert_equal_to_the_reference(second, backend)

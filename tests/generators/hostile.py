@@ -1,16 +1,12 @@
-"""Mutated rules through the whole compiler: diagnostics or harmless code, within a second, and nothing else.
-
-`harmless` reads emitted code as a reviewer would who trusts nothing: only these kinds of statements and expressions,
-only these modules, and no name that the function doesn't define.
-"""
+"""Mutated rules through the whole compiler: diagnostics or harmless code, within a second, and nothing else."""
 
 from __future__ import annotations
 
-import ast
 import random
 import time
 from functools import cache
 
+from generators.harmless import harmless
 from ruledsl import library
 from ruledsl.checked import Checked
 from ruledsl.diagnostics import RuleError, render
@@ -89,14 +85,6 @@ INJECTIONS = (
     ),
     "let",
 )
-_STATEMENTS = (ast.Module, ast.Import, ast.alias, ast.FunctionDef, ast.arguments, ast.arg, ast.Assign, ast.Return)
-_EXPRESSIONS = (
-    *(ast.Expr, ast.Name, ast.Load, ast.Store, ast.Constant, ast.Call, ast.keyword, ast.Attribute, ast.Subscript),
-    *(ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.operator, ast.unaryop, ast.boolop, ast.cmpop),
-    *(ast.IfExp, ast.GeneratorExp, ast.comprehension, ast.Tuple, ast.List),
-)
-_MODULES = {"math", "torch", "jax", "jax.numpy"}
-_BUILTINS = {"abs", "float", "len", "max", "min", "sum", "zip"}
 
 
 @cache
@@ -163,41 +151,3 @@ def _compiled(checked: Checked) -> list[str]:
             continue
         problems += [f"{backend}: {problem}" for problem in harmless(source)]
     return problems
-
-
-def harmless(source: str) -> list[str]:
-    """What emitted code contains that no rule can ask for; it is parsed, and not run."""
-    tree = ast.parse(source)
-    compile(tree, "<emitted>", "exec")
-    problems: list[str] = []
-    modules: set[str] = set()
-    for statement in tree.body:
-        if isinstance(statement, ast.Import):
-            problems += [f"imports {a.name}" for a in statement.names if a.name not in _MODULES]
-            modules |= {alias.asname or alias.name for alias in statement.names}
-        elif not isinstance(statement, ast.FunctionDef) and not _is_text(statement):
-            problems.append(f"line {statement.lineno} stands outside of all functions")
-    for function in tree.body:
-        if isinstance(function, ast.FunctionDef):
-            problems += _strange_names(function, modules)
-            problems += ["an import inside a function" for n in ast.walk(function) if isinstance(n, ast.Import)]
-    for node in ast.walk(tree):
-        if not isinstance(node, (*_STATEMENTS, *_EXPRESSIONS)):
-            problems.append(f"a {type(node).__name__}")
-        elif isinstance(node, ast.Attribute) and node.attr.startswith("_"):
-            problems.append(f"reads {node.attr}")
-        elif isinstance(node, ast.Expr) and not _is_text(node):
-            problems.append(f"line {node.lineno} has no use")
-    return problems
-
-
-def _is_text(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-def _strange_names(function: ast.FunctionDef, modules: set[str]) -> list[str]:
-    """Names that are no argument, no value of the function, no module and none of a few functions of Python."""
-    known = {argument.arg for argument in function.args.args} | modules | _BUILTINS
-    known |= {node.id for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    read = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
-    return [f"{function.name} reads {name}" for name in sorted(read - known)]

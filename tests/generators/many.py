@@ -20,7 +20,11 @@ from ruledsl.verification.observed import Observer
 CHUNK = 25
 FORGETTING = 200  # rules after which JAX gives back the memory of what it has compiled
 FEW_SHAPES = tuple(g for g in GEOMETRIES if g.name in ("dense", "everything"))  # JAX compiles anew for every shape
-SMALL = tuple(g for g in GEOMETRIES if g.name in ("dense", "conv3x3", "everything", "stride", "groups", "pointwise"))
+SMALL = tuple(
+    g
+    for g in GEOMETRIES
+    if g.name in ("dense", "conv3x3", "everything", "stride", "groups", "pointwise", "conv1d", "output_padding")
+)
 
 
 def differences(

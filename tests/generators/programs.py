@@ -349,6 +349,11 @@ def _phase(body: _Body, weights: list[str], states: list[str], align: bool) -> N
 # --- optimizers and constraints ---
 
 
+def random_optimizer(seed: int) -> str:
+    """The text of an optimizer. It need not be local."""
+    return _optimizer(Random(seed))
+
+
 def _optimizer(random: Random) -> str:
     body = _Body(random)
     body.names = Names(tensors={"p": PARAMETER}, sizes=(), optimizer=True)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import product
 
 import numpy as np
 import pytest
-from geometries import BATCH, GEOMETRIES, ConvGeometry, Geometry
+from geometries import BATCH, GEOMETRIES, Geometry
 
-from ruledsl.reference.maps import Conv2d, Dense
+from ruledsl.reference.maps import Dense, Linear
+from ruledsl.verification.cases import reference_layer
 
 pytestmark = pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 
 
-def make(geometry: Geometry) -> Dense | Conv2d:
-    arguments: dict[str, Any] = dict(geometry.arguments())
-    return Conv2d(**arguments) if isinstance(geometry, ConvGeometry) else Dense(**arguments)
-
-
-def arrays(layer: Dense | Conv2d, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def arrays(layer: Linear, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A kernel, an activity over pre and one over post."""
     rng = np.random.default_rng(seed)
     shapes = (layer.kernel_shape, (BATCH, *layer.pre_shape), (BATCH, *layer.post_shape))
@@ -27,7 +23,7 @@ def arrays(layer: Dense | Conv2d, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 
 def test_shapes_are_those_of_the_layer(geometry: Geometry) -> None:
-    layer = make(geometry)
+    layer = reference_layer(geometry)
     M, x, v = arrays(layer)
     assert layer.apply(M, x).shape == (BATCH, *layer.post_shape)
     assert layer.adjoint(M, v).shape == (BATCH, *layer.pre_shape)
@@ -35,13 +31,13 @@ def test_shapes_are_those_of_the_layer(geometry: Geometry) -> None:
 
 
 def test_adjoint_is_the_adjoint_of_apply(geometry: Geometry) -> None:
-    layer = make(geometry)
+    layer = reference_layer(geometry)
     M, x, v = arrays(layer)
     np.testing.assert_allclose(np.sum(v * layer.apply(M, x)), np.sum(layer.adjoint(M, v) * x), rtol=1e-12, atol=1e-12)
 
 
 def test_outer_is_the_derivative_of_apply_by_the_kernel(geometry: Geometry) -> None:
-    layer = make(geometry)
+    layer = reference_layer(geometry)
     _, x, v = arrays(layer)
     gradient = layer.outer(v, x)
     for index in np.ndindex(*layer.kernel_shape):
@@ -51,42 +47,47 @@ def test_outer_is_the_derivative_of_apply_by_the_kernel(geometry: Geometry) -> N
 
 
 def test_outer_averages_over_what_it_is_told(geometry: Geometry) -> None:
-    layer = make(geometry)
+    layer = reference_layer(geometry)
     _, x, v = arrays(layer)
     summed = layer.outer(v, x)
-    positions = int(np.prod(layer.post_shape[1:])) if len(layer.post_shape) == 3 else 1
+    positions = int(np.prod(layer.post_shape[1:]))
     np.testing.assert_allclose(layer.outer(v, x, mean="batch"), summed / BATCH)
     np.testing.assert_allclose(layer.outer(v, x, mean="all"), summed / (BATCH * positions))
 
 
 def test_apply_is_the_sum_over_synapses(geometry: Geometry) -> None:
     """The definition once more, one product at a time."""
-    layer = make(geometry)
+    layer = reference_layer(geometry)
     M, x, _ = arrays(layer)
     u = np.zeros((BATCH, *layer.post_shape))
     if isinstance(layer, Dense):
         for n, o, i in np.ndindex(BATCH, layer.units_out, layer.units_in):
             u[n, o] += M[o, i] * x[n, i]
     else:
-        per_group = layer.channels_in // layer.groups
-        for n, o, h, w in np.ndindex(*u.shape):
-            first = o // (layer.channels_out // layer.groups) * per_group
-            for i, kh, kw in np.ndindex(per_group, *layer.kernel_size):
-                row = h * layer.stride[0] + kh * layer.dilation[0] - layer.padding[0]
-                column = w * layer.stride[1] + kw * layer.dilation[1] - layer.padding[1]
-                if 0 <= row < layer.input_size[0] and 0 <= column < layer.input_size[1]:
-                    u[n, o, h, w] += M[o, i, kh, kw] * x[n, first + i, row, column]
+        outputs, inputs = layer.channels_out // layer.groups, layer.channels_in // layer.groups
+        coarse, fine = layer.output_size, layer.input_size
+        if layer.transposed:
+            coarse, fine = fine, coarse
+        for p, k in product(np.ndindex(coarse), np.ndindex(layer.kernel_size)):
+            q = tuple(np.multiply(layer.stride, p) + np.multiply(layer.dilation, k) - layer.padding)
+            if all(0 <= at < size for at, size in zip(q, fine, strict=True)):
+                for group, o, i in np.ndindex(layer.groups, outputs, inputs):
+                    post, pre = group * outputs + o, group * inputs + i
+                    if layer.transposed:
+                        u[:, post, *q] += M[pre, o, *k] * x[:, pre, *p]
+                    else:
+                        u[:, post, *p] += M[post, i, *k] * x[:, pre, *q]
     np.testing.assert_allclose(layer.apply(M, x), u, rtol=1e-12, atol=1e-12)
 
 
 def test_fans_count_the_synapses(geometry: Geometry) -> None:
-    layer = make(geometry)
+    layer = reference_layer(geometry)
     channels_in, channels_out = layer.pre_shape[0], layer.post_shape[0]
     assert layer.fan_in * channels_out == layer.fan_out * channels_in == np.prod(layer.kernel_shape)
 
 
 def test_reductions_go_over_batch_and_positions(geometry: Geometry) -> None:
-    layer = make(geometry)
+    layer = reference_layer(geometry)
     _, _, v = arrays(layer)
     flat = v.reshape(BATCH, v.shape[1], -1)
     assert layer.positions(v) == flat.shape[2]
@@ -98,13 +99,14 @@ def test_reductions_go_over_batch_and_positions(geometry: Geometry) -> None:
 
 def test_torch_agrees(geometry: Geometry) -> None:
     torch = pytest.importorskip("torch")
-    layer = make(geometry)
+    layer = reference_layer(geometry)
     M, x, v = arrays(layer)
     W, pre = (torch.from_numpy(array).requires_grad_() for array in (M, x))
     if isinstance(layer, Dense):
         u = torch.nn.functional.linear(pre, W)
     else:
-        u = torch.nn.functional.conv2d(pre, W, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+        more = (layer.stride, layer.padding, layer.dilation, layer.transposed, layer.output_padding, layer.groups)
+        u = torch.convolution(pre, W, None, *more)
     u.backward(torch.from_numpy(v))
     np.testing.assert_allclose(layer.apply(M, x), u.detach().numpy(), rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(layer.adjoint(M, v), pre.grad.numpy(), rtol=1e-10, atol=1e-12)

@@ -8,7 +8,7 @@ import pytest
 from ruledsl.program import Schedule
 from ruledsl.training import probes
 from ruledsl.training.config import ScheduleConfig
-from ruledsl.training.schedule import Clock, phases, rate_factor
+from ruledsl.training.schedule import Clock, rate_factor
 
 
 def factor(config: ScheduleConfig, step: int, first: float = 0.0) -> float:
@@ -40,10 +40,11 @@ def test_the_schedule_begins_after_the_first_phases() -> None:
 
 def test_phases_follow_the_rule() -> None:
     mirror = Schedule(first=((2, ("mirror",)),), each=("task", "mirror"))
-    assert phases(mirror, Clock(19, 10, 6)) == ("mirror",)
-    assert phases(mirror, Clock(20, 10, 6)) == ("task", "mirror")
+    assert mirror.phases(19, Clock(19, 10, 6).epochs_passed) == ("mirror",)
+    assert mirror.phases(20, Clock(20, 10, 6).epochs_passed) == ("task", "mirror")
     turns = Schedule(alternate=("task", "align"))
-    assert [phases(turns, Clock(step, 10, 6)) for step in (0, 1, 2)] == [("task",), ("align",), ("task",)]
+    passed = [turns.phases(step, Clock(step, 10, 6).epochs_passed) for step in (0, 1, 2)]
+    assert passed == [("task",), ("align",), ("task",)]
 
 
 def test_progress_runs_from_zero_to_one() -> None:

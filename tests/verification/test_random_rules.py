@@ -55,7 +55,8 @@ def test_the_same_seed_makes_the_same_rule_and_the_same_code() -> None:
 
 def test_breaking_lines_changes_no_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
     written = {seed: parsed(seed).compile("torch").source for seed in range(60)}
-    monkeypatch.setattr(emitter, "statement", lambda prefix, expression: [f"    {prefix}{expression}"])
+    unbroken = lambda prefix, expression, indent=4: [f"{' ' * indent}{prefix}{expression}"]  # noqa: E731
+    monkeypatch.setattr(emitter, "statement", unbroken)
     for seed, source in written.items():
         assert ast.dump(ast.parse(source)) == ast.dump(ast.parse(parsed(seed).compile("torch").source))
 

@@ -1,239 +1,134 @@
-"""Programs as the compiler emits them, written by hand: what the runtime is tested with, apart from the compiler."""
+"""Small rules, each with one thing in it that the runtime of PyTorch has to do right."""
 
 from __future__ import annotations
 
-from ruledsl.program import AFTER_STEP, INIT, TASK, Function, Program, Schedule, Tensor
-
-# backprop reads W for sending alone, and the compiler says so; every layer learns it all the same.
-W = Tensor("W", "forward", ("pre", "post"), "grad", feedback_only=True)
-B_BIAS = Tensor("b", "forward", ("post",), "grad")
-GRAD_W = Function("grad", "grad_W", ("layer", "x", "delta"), target="W")
-GRAD_B = Function("grad", "grad_b", ("layer", "delta"), target="b")
-DEFAULTS = '''"""A rule."""
-
-import math
-
-import torch
+import ruledsl
+from ruledsl.program import Program
 
 
-def grad_W(layer, x, delta):
-    return layer.outer(delta, x)
+def program(text: str) -> Program:
+    """A rule's text, compiled for PyTorch."""
+    return ruledsl.parse(text).compile("torch")
 
 
-def grad_b(layer, delta):
-    return layer.sum_to_units(delta)
+BACKWARD = "feedback send = W.T @ delta"
+FEEDBACK = "fixed B : post -> pre ~ normal(0, sqrt(1 / fan_out))"
+FROM_OUT = "fixed B : out -> pre ~ normal(0, 0.1)"
 
+backprop = program(f"rule backprop {{ {BACKWARD} locality {{ allow reverse(W) -> send }} }}")
 
-'''
-
-
-def program(name, source, functions=(), tensors=(), parameters=None, **more):
-    """A program; without functions of its own for them, W and b have the default pseudo-gradients."""
-    targets = {(f.role, f.target) for f in functions if f.phase == TASK}
-    defaults = [f for f in (GRAD_W, GRAD_B) if not targets & {("grad", f.target), ("assign", f.target)}]
-    forward = [t for t in (W, B_BIAS) if t.name not in {own.name for own in tensors}]
-    return Program(
-        name, "torch", DEFAULTS + source, (*functions, *defaults), (*forward, *tensors), parameters or {}, **more
-    )
-
-
-def feedback(kind="fixed", learns=None):
-    """A map post -> pre called B."""
-    return Tensor("B", kind, ("post", "pre"), learns, feedback_only=True)
-
-
-INIT_B = Function("init", "init_B", ("shape", "fan_out", "generator"), phase=INIT, target="B")
-BACKWARD_SOURCE = "def send(layer, W, delta):\n    return layer.adjoint(W, delta)\n\n\n"
-BACKWARD = Function("send", "send", ("layer", "W", "delta"))
-NORMAL = (
-    "def init_B(shape, fan_out, generator=None):\n"
-    "    return torch.empty(shape).normal_(0.0, math.sqrt(1.0 / fan_out), generator=generator)\n\n\n"
-)
-
-backprop = program("backprop", BACKWARD_SOURCE, (BACKWARD,))
-
-feedback_alignment = program(
-    "feedback_alignment",
-    NORMAL + "def send(layer, B, delta):\n    return layer.adjoint(B, delta)\n",
-    (INIT_B, Function("send", "send", ("layer", "B", "delta"))),
-    (feedback(),),
-)
+feedback_alignment = program(f"rule feedback_alignment {{ {FEEDBACK} feedback send = B @ delta }}")
 
 usf_sn = program(
-    "usf_sn",
-    """def send(layer, W, delta):
-    sign_W = torch.sign(W)
-    return layer.adjoint(torch.linalg.vector_norm(W) / torch.linalg.vector_norm(sign_W) * sign_W, delta)
-""",
-    (Function("send", "send", ("layer", "W", "delta")),),
+    """
+    rule usf_sn {
+      let B = norm(W) * sign(W.T) / norm(sign(W))
+      feedback send = B @ delta
+      locality { allow sign(W) -> send  allow norm(W) -> send }
+    }
+    """
 )
 
 kolen_pollack = program(
-    "kolen_pollack",
-    NORMAL
-    + """def outer_delta_x(layer, x, delta):
-    return layer.outer(delta, x)
-
-
-def send(layer, B, delta):
-    return layer.adjoint(B, delta)
-
-
-def grad_W(W, outer_delta_x, decay=1e-4):
-    return outer_delta_x + decay * W
-
-
-def grad_B(B, outer_delta_x, decay=1e-4):
-    return outer_delta_x + decay * B
-""",
-    (
-        INIT_B,
-        Function("term", "outer_delta_x", ("layer", "x", "delta")),
-        Function("send", "send", ("layer", "B", "delta")),
-        Function("grad", "grad_W", ("W", "outer_delta_x", "decay"), target="W"),
-        Function("grad", "grad_B", ("B", "outer_delta_x", "decay"), target="B"),
-    ),
-    (feedback("weight", "grad"),),
-    {"decay": 1e-4},
+    """
+    rule kolen_pollack {
+      param decay = 0.0001
+      weight B : post -> pre ~ normal(0, sqrt(1 / fan_out))
+      feedback send = B @ delta
+      grad W = outer(delta, x) + decay * W
+      grad B = outer(x, delta) + decay * B
+    }
+    """
 )
 
-INIT_OUT = Function("init", "init_B", ("shape", "generator"), phase=INIT, target="B")
-FROM_OUT = Tensor("B", "fixed", ("out", "pre"), feedback_only=True)
-NORMAL_OUT = """def init_B(shape, generator=None):
-    return torch.empty(shape).normal_(0.0, 0.1, generator=generator)
-
-
-"""
-
 direct_feedback_alignment = program(
-    "direct_feedback_alignment",
-    NORMAL_OUT + "def send(B, e):\n    return torch.tensordot(e, B, 1)\n",
-    (INIT_OUT, Function("send", "send", ("B", "e"))),
-    (FROM_OUT,),
+    f"rule direct_feedback_alignment {{ {FROM_OUT} feedback send = B @ e locality {{ allow broadcast(e) -> send }} }}"
 )
 
 drtp = program(
-    "drtp",
-    NORMAL_OUT + "def send(B, target, batch_size):\n    return -torch.tensordot(target, B, 1) / batch_size\n",
-    (INIT_OUT, Function("send", "send", ("B", "target", "batch_size"))),
-    (FROM_OUT,),
+    f"""
+    rule drtp {{
+      {FROM_OUT}
+      feedback send = -(B @ target) / batch_size
+      locality {{ allow broadcast(target) -> send }}
+    }}
+    """
 )
 
 brsf = program(
-    "brsf",
-    """def draw_M(shape, generator=None):
-    return torch.empty(shape).uniform_(0.0, 1.0, generator=generator)
-
-
-def send(layer, W, M, delta):
-    return layer.adjoint(M * torch.sign(W), delta)
-""",
-    (
-        Function("draw", "draw_M", ("shape", "generator"), target="M"),
-        Function("send", "send", ("layer", "W", "M", "delta")),
-    ),
-    (Tensor("M", "fresh", ("post", "pre"), feedback_only=True),),
+    """
+    rule brsf {
+      fresh M : post -> pre ~ uniform(0, 1)
+      feedback send = (M * sign(W.T)) @ delta
+      locality { allow sign(W) -> send }
+    }
+    """
 )
 
 running_mean = program(
-    "running_mean",
-    BACKWARD_SOURCE
-    + """def next_m(layer, m, u, rate=0.1):
-    return (1 - rate) * m + rate * layer.sum_to_units(layer.mean_positions(u)) / u.shape[0]
-
-
-def next_count(count):
-    return count + 1
-""",
-    (
-        BACKWARD,
-        Function("assign", "next_m", ("layer", "m", "u", "rate"), target="m"),
-        Function("assign", "next_count", ("count",), target="count"),
-    ),
-    (Tensor("m", "state", ("post",), "assign"), Tensor("count", "state", (), "assign")),
-    {"rate": 0.1},
+    f"""
+    rule running_mean {{
+      param rate = 0.1
+      state m : post = 0
+      state count : scalar = 0
+      {BACKWARD}
+      m <- (1 - rate) * m + rate * mean(mean(u, batch), positions)
+      count <- count + 1
+      locality {{ allow reverse(W) -> send  allow pool(batch) -> m  allow pool(positions) -> m }}
+    }}
+    """
 )
 
 constant_norm = program(
-    "constant_norm",
-    BACKWARD_SOURCE
-    + """def init_size(W):
-    return torch.linalg.vector_norm(W)
-
-
-def after_W(W, size):
-    return W * (size / torch.linalg.vector_norm(W))
-""",
-    (
-        BACKWARD,
-        Function("init", "init_size", ("W",), phase=INIT, target="size"),
-        Function("assign", "after_W", ("W", "size"), phase=AFTER_STEP, target="W"),
-    ),
-    (Tensor("size", "fixed", ()),),
+    f"""
+    rule constant_norm {{
+      fixed size : scalar = norm(W)
+      {BACKWARD}
+      after step {{ W <- W * (size / norm(W)) }}
+      locality {{ allow reverse(W) -> send  allow norm(W) -> W  allow norm(W) -> size }}
+    }}
+    """
 )
 
 hebbian = program(
-    "hebbian",
-    """def send(delta):
-    return 0.0
-
-
-def next_W(layer, W, x, u, rate=0.01):
-    return W + rate * layer.outer(u, x, mean="all")
-
-
-def grad_b(b):
-    return torch.zeros_like(b)
-""",
-    (
-        Function("send", "send", ("delta",)),
-        Function("assign", "next_W", ("layer", "W", "x", "u", "rate"), target="W"),
-        Function("grad", "grad_b", ("b",), target="b"),
-    ),
-    (Tensor("W", "forward", ("pre", "post"), "assign"),),
-    {"rate": 0.01},
+    """
+    rule hebbian {
+      param rate = 0.01
+      feedback send = 0
+      W <- W + rate * outer(u, x, mean=all)
+      grad b = 0
+    }
+    """
 )
 
-clocked = program(
-    "clocked",
-    "def send(layer, W, delta, step):\n    return layer.adjoint(W, delta) / (1 + step)\n",
-    (Function("send", "send", ("layer", "W", "delta", "step")),),
-)
+clocked = program("rule clocked { feedback send = W.T @ delta / (1 + step) locality { allow reverse(W) -> send } }")
 
 reads_phi = program(
-    "reads_phi",
-    "def send(layer, W, u, delta, phi, dphi):\n    return layer.adjoint(W, delta * phi(u) * dphi(u))\n",
-    (Function("send", "send", ("layer", "W", "u", "delta", "phi", "dphi")),),
+    """
+    rule reads_phi {
+      weight B : post -> pre ~ normal(0, sqrt(1 / fan_out))
+      feedback send = B @ (delta * phi(u))
+      minimize sq(y) over W
+    }
+    """
 )
 
 weight_mirror = program(
-    "weight_mirror",
-    NORMAL
-    + """def send(layer, B, delta):
-    return layer.adjoint(B, delta)
-
-
-def drive_x(shape, generator=None):
-    return torch.empty(shape).normal_(0.0, 1.0, generator=generator)
-
-
-def z(u):
-    return torch.relu(u)
-
-
-def next_B(layer, B, x, z, eta=0.1, decay=0.5):
-    return (1 - decay) * B + eta * layer.outer(z - z.mean(0, keepdim=True), x, mean="all")
-""",
-    (
-        INIT_B,
-        Function("send", "send", ("layer", "B", "delta")),
-        Function("drive", "drive_x", ("shape", "generator"), phase="mirror", target="x"),
-        Function("term", "z", ("u",), phase="mirror"),
-        Function("assign", "next_B", ("layer", "B", "x", "z", "eta", "decay"), phase="mirror", target="B"),
-    ),
-    (feedback("weight", "assign"),),
-    {"eta": 0.1, "decay": 0.5},
-    schedule=Schedule(each=("task", "mirror")),
+    """
+    rule weight_mirror {
+      param eta = 0.1
+      param decay = 0.5
+      weight B : post -> pre ~ normal(0, sqrt(1 / fan_out))
+      feedback send = B @ delta
+      phase mirror {
+        drive x = normal(0, 1)
+        let z = relu(W @ x + b)
+        B <- (1 - decay) * B + eta * outer(x, center(z, batch), mean=all)
+      }
+      schedule { each step : task, mirror }
+      locality { allow pool(batch) -> B }
+    }
+    """
 )
 
 EVERY = {

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from geometries import ConvGeometry, DenseGeometry, Geometry
+from geometries import BATCH, Geometry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ruledsl.verification.cases import reference_layer
 from ruledsl_torch import advance, observe
+from ruledsl_torch.executor import layer_of
 
 CLASSES = 3
 
@@ -64,16 +66,8 @@ def batch(net: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[Tensor, T
 def layer(geometry: Geometry, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tensor]:
     """A weight layer of a geometry, and an input for it."""
     torch.manual_seed(2)
-    if isinstance(geometry, DenseGeometry):
-        return nn.Linear(geometry.units_in, geometry.units_out, dtype=dtype), torch.randn(
-            3, geometry.units_in, dtype=dtype
-        )
-    assert isinstance(geometry, ConvGeometry)
-    arguments = {
-        k: v for k, v in geometry.arguments().items() if k not in ("channels_in", "channels_out", "input_size")
-    }
-    module = nn.Conv2d(geometry.channels_in, geometry.channels_out, dtype=dtype, **arguments)
-    return module, torch.randn(3, geometry.channels_in, *geometry.input_size, dtype=dtype)
+    module = layer_of(geometry, dtype=dtype)
+    return module, torch.randn(BATCH, *reference_layer(geometry).pre_shape, dtype=dtype)
 
 
 def gradients(net: nn.Module, x: Tensor, labels: Tensor) -> dict[str, Tensor | None]:

@@ -11,9 +11,9 @@ import torch
 from backends.torch import handwritten, small
 from torch import nn
 
+import ruledsl
 from ruledsl.errors import UserError
 from ruledsl_torch import advance, convert, observe
-from ruledsl_torch.layers import activation
 
 every_rule = pytest.mark.parametrize("program", handwritten.EVERY.values(), ids=handwritten.EVERY)
 
@@ -80,20 +80,20 @@ def test_what_cannot_follow_a_rule_is_listed():
     net = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding_mode="circular", padding=1),
         nn.Conv2d(4, 4, 2, padding="same"),
-        nn.ConvTranspose2d(4, 4, 2),
+        nn.Bilinear(4, 4, 2),
         nn.BatchNorm2d(4),
         nn.Flatten(),
         nn.LazyLinear(4),
         nn.Linear(4, 2),
     )
-    with pytest.warns(UserWarning, match="ConvTranspose2d is no Linear"):
+    with pytest.warns(UserWarning, match="Bilinear is no Linear, convolution or Embedding"):
         convert(net, handwritten.backprop)
     assert list(net.ruledsl.skipped) == ["0", "1", "2", "5"] and list(net.ruledsl.layers) == ["6"]
     assert "circular" in net.ruledsl.skipped["0"] and "first batch" in net.ruledsl.skipped["5"]
 
 
 def test_a_network_without_weight_layers_is_an_error():
-    with pytest.raises(UserError, match="no Linear or Conv2d"):
+    with pytest.raises(UserError, match="no Linear, convolution or Embedding"):
         convert(nn.ReLU(), handwritten.backprop)
 
 
@@ -156,12 +156,12 @@ def test_a_failed_conversion_changes_nothing():
 
 def test_what_sends_no_error_is_no_learning_rule():
     with pytest.raises(UserError, match="no learning rule"):
-        convert(small.mlp(), handwritten.program("constraint", ""))
+        convert(small.mlp(), ruledsl.load("constant_norm"))
 
 
 def test_parameters_are_set_and_checked():
     net = convert(small.mlp(), handwritten.kolen_pollack, decay=0.5)
-    assert net.fc1.plan.parameters["decay"] == 0.5
+    assert net.fc1.decay == 0.5 and convert(small.mlp(), handwritten.kolen_pollack).fc1.decay == 0.0001
     with pytest.raises(UserError, match="did you mean `decay`"):
         convert(small.mlp(), handwritten.kolen_pollack, dekay=0.5)
 
@@ -182,16 +182,26 @@ def test_phi_comes_from_activations_or_the_layer():
 
 def test_the_derivative_of_phi_is_at_hand():
     v = torch.randn(4, 3)
-    assert torch.allclose(activation(torch.tanh)["dphi"](v), 1 - torch.tanh(v) ** 2)
-    assert torch.equal(activation(nn.ReLU())["dphi"](v), (v > 0).float())
+    names = {"fc1": torch.tanh, "fc2": nn.ReLU(), "fc3": "identity"}
+    net = convert(small.mlp(), handwritten.reads_phi, activations=names)
+    assert torch.allclose(net.fc1.dphi(v), 1 - torch.tanh(v) ** 2)
+    assert torch.equal(net.fc2.dphi(v), (v > 0).float())
+    assert torch.equal(net.fc3.dphi(v), torch.ones_like(v))
 
 
 def test_a_tensor_must_not_hide_a_part_of_the_layer():
-    program = handwritten.program(
-        "bad", handwritten.BACKWARD_SOURCE, (handwritten.BACKWARD,), (handwritten.Tensor("weight", "state", ()),)
-    )
-    with pytest.raises(UserError, match="calls a tensor `weight`"):
-        convert(small.mlp(), program)
+    text = """
+    rule bad {
+      state synapses : scalar = 1
+      feedback send = synapses * (W.T @ delta)
+      locality { allow reverse(W) }
+    }
+    """
+    net = small.mlp()
+    net.fc2.synapses = nn.Identity()
+    with pytest.raises(UserError, match="bad calls a tensor `synapses`, and Linear has a part of that name"):
+        convert(net, handwritten.program(text))
+    assert convert(small.mlp(), handwritten.program(text)).fc2.synapses == 1
 
 
 def test_a_rule_object_is_compiled_for_torch():
@@ -200,7 +210,7 @@ def test_a_rule_object_is_compiled_for_torch():
             assert backend == "torch"
             return handwritten.backprop
 
-    assert convert(small.mlp(), Rule()).fc1.plan.program is handwritten.backprop
+    assert type(convert(small.mlp(), Rule()).fc1) is handwritten.backprop.module.Linear
 
 
 @every_rule
@@ -255,3 +265,18 @@ def test_a_compiled_network_must_be_converted_first():
 def test_a_network_that_was_not_converted_cannot_advance():
     with pytest.raises(UserError, match="was not converted"):
         advance(small.mlp())
+
+
+def test_a_checkpoint_knows_the_epoch_that_a_network_was_told():
+    text = """
+    rule r {
+      weight B : post -> pre ~ normal(0, 1)
+      feedback send = B @ delta
+      phase q { drive x = normal(0, 1)  B <- 0.9 * B }
+      schedule { first 1 epochs : q  each step : task }
+    }
+    """
+    first, resumed = (convert(small.mlp(), ruledsl.parse(text), example=torch.ones(5, 6)) for _ in range(2))
+    observe(first, epoch=0.5)
+    resumed.ruledsl.load_state(first.ruledsl.state())
+    assert resumed.ruledsl.phases == first.ruledsl.phases == ("q",)

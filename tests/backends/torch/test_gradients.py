@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ruledsl_torch import convert, observe
+from ruledsl_torch import advance, convert, observe
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 both_precisions = pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
@@ -132,20 +132,26 @@ def test_direct_feedback_computes_no_gradient_of_any_input(program):
 
 
 def test_e_is_the_gradient_of_the_loss_at_the_logits():
-    source = "import torch\n\n\ndef send(layer, W, e):\n    return e @ torch.eye(3, W.shape[1], dtype=e.dtype)\n\n\n"
-    source += "def grad_W(layer, x, delta):\n    return layer.outer(delta, x)\n\n\n"
-    source += "def grad_b(layer, e):\n    return torch.cat([e[0], torch.zeros(layer.units_out - 3)])\n"
-    functions = (
-        handwritten.Function("send", "send", ("layer", "W", "e")),
-        handwritten.GRAD_W,
-        handwritten.Function("grad", "grad_b", ("layer", "e"), target="b"),
+    program = handwritten.program(
+        """
+        rule reads_e {
+          state seen : out = 0
+          weight bias_of_output : out ~ zeros()
+          feedback send = 0
+          seen <- e
+          grad bias_of_output = e
+          locality { allow broadcast(e) -> seen  allow broadcast(e) -> bias_of_output }
+        }
+        """
     )
-    net = convert(small.mlp(), handwritten.Program("e", "torch", source, functions, (handwritten.W,), {}))
+    net = convert(small.mlp(), program)
     x, labels = small.batch(net)
     found = small.gradients(net, x, labels)
-    e = ((small.mlp()(x).softmax(1) - F.one_hot(labels, 3)) / 5)[0]
+    e = ((small.mlp()(x).softmax(1) - F.one_hot(labels, 3)) / 5).sum(0)
+    advance(net)
     for name in ("fc1", "fc2", "fc3"):
-        assert torch.allclose(found[f"{name}.bias"][:3], e, atol=1e-7)
+        assert torch.allclose(found[f"{name}.bias_of_output"], e, atol=1e-7)
+        assert torch.allclose(net.get_submodule(name).seen, e, atol=1e-7)
 
 
 def test_direct_feedback_of_a_hidden_layer_is_its_map_times_e():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from backends.torch import small
-from geometries import GEOMETRIES, DenseGeometry, Geometry
+from geometries import GEOMETRIES, Geometry
 from torch import nn
 from torch.nn import functional as F
 
-from ruledsl_torch.linear import Conv2d, Dense, linear_map, symmetric_padding
+from ruledsl.verification.cases import reference_layer
+from ruledsl_torch.executor import linear_map as map_of_geometry
+from ruledsl_torch.linear import KINDS, dense, symmetric_padding
 
 every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 
@@ -19,13 +21,21 @@ def pieces(geometry: Geometry):
     module, x = small.layer(geometry, torch.float64)
     module.bias = None
     v = torch.randn_like(module(x))
-    return linear_map(module, x), module.weight, x.requires_grad_(), v
+    return KINDS[type(module)][0](module, x), module.weight, x.requires_grad_(), v
 
 
 @every_geometry
-def test_a_map_is_made_of_the_arguments_of_its_geometry(geometry):
-    kind = Dense if isinstance(geometry, DenseGeometry) else Conv2d
-    assert pieces(geometry)[0] == kind(**geometry.arguments())
+def test_a_map_is_that_of_its_geometry(geometry):
+    assert map_of_geometry(geometry) == pieces(geometry)[0]
+
+
+@every_geometry
+def test_sizes_equal_the_reference(geometry):
+    linear, W, x, v = pieces(geometry)
+    reference = reference_layer(geometry)
+    for name in ("units_in", "units_out", "kernel_shape", "fan_in", "fan_out"):
+        assert getattr(linear, name) == getattr(reference, name)
+    assert (x.shape[1:], v.shape[1:], W.shape) == (reference.pre_shape, reference.post_shape, reference.kernel_shape)
 
 
 @every_geometry
@@ -47,7 +57,7 @@ def test_adjoint_identity(geometry):
 @every_geometry
 def test_means_of_outer_divide_by_batch_and_positions(geometry):
     linear, _, x, v = pieces(geometry)
-    positions = v[0, 0].numel() if v.dim() == 4 else 1
+    positions = v[0, 0].numel()
     assert linear.positions(v) == positions
     assert torch.allclose(linear.outer(v, x, mean="batch") * len(x), linear.outer(v, x))
     assert torch.allclose(linear.outer(v, x, mean="all") * len(x) * positions, linear.outer(v, x))
@@ -55,8 +65,8 @@ def test_means_of_outer_divide_by_batch_and_positions(geometry):
 
 @every_geometry
 def test_numbers_per_unit_spread_and_sum(geometry):
-    linear, W, _, v = pieces(geometry)
-    p = torch.randn(W.shape[0], dtype=torch.float64)
+    linear, _, _, v = pieces(geometry)
+    p = torch.randn(linear.units_out, dtype=torch.float64)
     axes = tuple(axis for axis in range(v.dim()) if axis != 1)
     assert torch.equal(linear.spread(p) + v, v + p.reshape(1, -1, *[1] * (v.dim() - 2)))
     assert torch.allclose(linear.sum_to_units(v), v.sum(axes))
@@ -64,19 +74,11 @@ def test_numbers_per_unit_spread_and_sum(geometry):
     assert torch.allclose(linear.sum_to_units(linear.sum_positions(v)), v.sum(axes))
 
 
-@every_geometry
-def test_fans_count_synapses(geometry):
-    linear, W, _, _ = pieces(geometry)
-    assert linear.fan_in == W[0].numel()
-    groups = 1 if isinstance(geometry, DenseGeometry) else geometry.groups
-    assert linear.fan_out == W[:, 0].numel() // groups
-
-
 def test_a_dense_map_treats_more_leading_axes_as_batch():
     module, v = nn.Linear(4, 3), torch.randn(2, 5, 3)
     x = torch.randn(2, 5, 4, requires_grad=True)
     send, kernel = torch.autograd.grad(F.linear(x, module.weight), (x, module.weight), v)
-    linear = linear_map(module)
+    linear = dense(module)
     assert torch.allclose(linear.adjoint(module.weight, v), send, atol=1e-6)
     assert torch.allclose(linear.outer(v, x), kernel, atol=1e-6)
 

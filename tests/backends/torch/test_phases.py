@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import ruledsl
 from ruledsl.errors import UserError
-from ruledsl_torch import advance, convert, driven, observe, optimizers
+from ruledsl_torch import advance, convert, network, observe, optimizers
 
 TWO_TEACHERS = """
 rule two_teachers {
@@ -42,10 +42,6 @@ rule with_errors {
   schedule { alternate : task, look }
 }
 """
-
-
-def with_inputs(record, phase):
-    return driven.with_inputs(record, driven.of_layers(record, phase))
 
 
 def sgd(parameters):
@@ -195,7 +191,7 @@ def test_a_driven_phase_needs_the_optimizer_that_it_names():
     net, x, labels = converted("information_alignment")
     loop = torch.optim.SGD(net.parameters(), lr=0.1)
     step(net, loop, x, labels)
-    with pytest.raises(UserError, match=r"(?s)by align` in the phase align.*ruledsl_torch.optimizers"):
+    with pytest.raises(UserError, match=r"(?s)by align` in the phase align.*optimizers\(net, task="):
         step(net, loop, x, labels)
 
 
@@ -230,7 +226,7 @@ def test_the_number_of_threads_changes_no_input():
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         net, *_ = converted("weight_mirror", small.convnet)
-        inputs = {work.layer.path: work.values["x"].clone() for work in with_inputs(net.ruledsl, "mirror")}
+        inputs = {layer.path: x.clone() for layer, _, x in network.with_inputs(net.ruledsl, "mirror")}
         torch.set_num_threads(before)
         found.append(inputs)
     assert len(found[0]) > 1
@@ -379,3 +375,17 @@ def test_tied_weights_move_once_in_a_driven_phase():
     before = net[4].weight.detach().clone()
     step(net, optimizers(net, task=lambda p: torch.optim.SGD(p, lr=0.0)), x, labels)
     assert torch.allclose(net[4].weight, 0.5 * before)
+
+
+def test_a_state_taken_between_two_passes_of_a_step_goes_on_with_the_second():
+    net, x, labels = converted(ruledsl.parse(EVERY_STEP))
+    step(net, optimizers(net, task=sgd), x, labels)
+    assert (net.ruledsl.step, net.ruledsl.phase) == (0, "look")
+    resumed, *_ = converted(ruledsl.parse(EVERY_STEP))
+    resumed.load_state_dict(net.state_dict())
+    resumed.ruledsl.load_state(net.ruledsl.state())
+    assert (resumed.ruledsl.step, resumed.ruledsl.phase) == (0, "look")
+    for one in (net, resumed):
+        step(one, optimizers(one, task=sgd), x, labels)
+    assert resumed.ruledsl.step == 1
+    assert torch.equal(net.fc2.B, resumed.fc2.B)

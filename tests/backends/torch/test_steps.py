@@ -50,10 +50,12 @@ def test_assigned_states_are_stored_by_advance_and_not_before():
     assert not net.fc1.m.requires_grad
 
 
-def test_slots_are_no_parameters_and_not_saved():
+def test_what_receives_next_values_is_no_parameter_and_not_saved():
     net = convert(small.mlp(), handwritten.running_mean)
     assert {name.split(".")[-1] for name, _ in net.named_parameters()} == {"weight", "bias"}
-    assert not any(" " in name for name in net.state_dict())
+    received = {name for name, _ in net.fc1.named_buffers()} - {"m", "count"}
+    assert received == {"m_next", "backward_passes"}
+    assert not received & {name.split(".")[-1] for name in net.state_dict()}
 
 
 def test_two_backward_passes_without_advance_are_an_error_that_stores_nothing():
@@ -85,10 +87,9 @@ def test_a_rule_that_assigns_w_leaves_nothing_for_the_optimizer():
 
 
 def test_an_assignment_that_reads_w_sees_it_as_it_was_before_the_optimizer_moved_it():
-    source = handwritten.BACKWARD_SOURCE + "def next_old(W):\n    return W\n"
-    functions = (handwritten.BACKWARD, handwritten.Function("assign", "next_old", ("W",), target="old"))
-    tensors = (handwritten.Tensor("old", "state", ("pre", "post"), "assign"),)
-    net = convert(small.mlp(), handwritten.program("remember", source, functions, tensors))
+    text = "rule remember { state old : pre -> post = 0  feedback send = W.T @ delta  old <- W  ALLOW }"
+    rule = text.replace("ALLOW", "locality { allow reverse(W) -> send }")
+    net = convert(small.mlp(), handwritten.program(rule))
     x, labels = small.batch(net)
     small.train(net, x, labels, steps=1)
     assert torch.equal(net.fc2.old, small.mlp().fc2.weight)
@@ -155,11 +156,8 @@ def test_class_indices_and_one_hot_targets_mean_the_same():
 
 
 def test_lr_must_be_observed_by_a_rule_that_reads_it():
-    source = handwritten.BACKWARD_SOURCE + "def next_s(s, lr):\n    return s + lr\n"
-    functions = (handwritten.BACKWARD, handwritten.Function("assign", "next_s", ("s", "lr"), target="s"))
-    net = convert(
-        small.mlp(), handwritten.program("r", source, functions, (handwritten.Tensor("s", "state", (), "assign"),))
-    )
+    rule = f"rule r {{ state s : scalar = 0 {handwritten.BACKWARD} s <- s + lr locality {{ allow reverse(W) }} }}"
+    net = convert(small.mlp(), handwritten.program(rule))
     with pytest.raises(UserError, match=r"observe\(net, lr=\.\.\.\)"):
         advance(net)
     observe(net, lr=0.5, progress=0.1)
@@ -198,17 +196,16 @@ def test_a_driven_phase_needs_an_example():
 
 
 def test_a_layer_without_bias_reads_zero_and_stores_none():
-    source = (
-        handwritten.BACKWARD_SOURCE + "def next_b(layer, b, delta):\n    return b - layer.sum_to_units(delta)\n\n\n"
-    )
-    source += "def next_s(s, b):\n    return s + 1 + b\n"
-    functions = (
-        handwritten.BACKWARD,
-        handwritten.Function("assign", "next_b", ("layer", "b", "delta"), target="b"),
-        handwritten.Function("assign", "next_s", ("s", "b"), target="s"),
-    )
-    tensors = (handwritten.Tensor("s", "state", ("post",), "assign"),)
-    net = convert(small.convnet(), handwritten.program("own_bias", source, functions, tensors))
+    rule = f"""
+    rule own_bias {{
+      state s : post = 0
+      {handwritten.BACKWARD}
+      b <- b - delta
+      s <- s + 1 + b
+      locality {{ allow reverse(W) -> send }}
+    }}
+    """
+    net = convert(small.convnet(), handwritten.program(rule))
     x, labels = small.batch(net)
     backward(net, x, labels)
     advance(net)

@@ -6,13 +6,32 @@ Locality: nonlocal; sign(W) -> send.
 
 Made by ruledsl 0.1.0 from rule text bcc72072b7bfcdc5.
 
-Activities are [batch, units] or [batch, height, width, channels]. `layer` is the linear map of the layer, with
-`apply`, `adjoint` and `outer` (Dense and Conv2d of ruledsl_jax.linear). Maps between the two sides
-of the layer are stored like W, in either direction.
+A network is pure functions of its layers' parameters and states:
+
+    hidden, output = Dense(784, 256), Dense(256, 10)
+    params_1, state_1 = init(hidden, key_1, sends=False)  # the first layer sends to nobody
+    params_2, state_2 = init(output, key_2)
+
+    logits = apply(output, params_2, state_2, jax.nn.relu(apply(hidden, params_1, state_1, x)))
+
+and `jax.grad` of a loss of the logits gives the rule's pseudo-gradients, for any optimizer.
+
+Activities are [batch, units] or [batch, height, width, channels]. `layer` is the linear map of a
+layer: Dense, Convolution or Embedding. Maps between its two sides, in either direction, are stored
+like W: [in, out] or [height, width, in / groups, out].
 """
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+
+from ruledsl_jax.linear import Linear, forward_weights
+from ruledsl_jax.mesh import vary_alike
 
 
 def init_M(shape, key):
@@ -33,3 +52,57 @@ def grad_W(layer, x, delta):
 def grad_b(layer, delta):
     """The pseudo-gradient of b: summed(delta)."""
     return layer.sum_to_units(delta)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def affine(layer, W, b, M, x):
+    """u = W @ x + b, whose derivative is what the rule says."""
+    return layer.apply(W, x, b)
+
+
+def affine_fwd(layer, W, b, M, x):
+    return affine(layer, W, b, M, x), (W, M, x)
+
+
+def affine_bwd(layer, residuals, delta):
+    W, M, x = residuals
+    sent = None if M is None else send(layer, W, M, delta)
+    return grad_W(layer, x, delta), grad_b(layer, delta), None, sent
+
+
+affine.defvjp(affine_fwd, affine_bwd)
+
+
+class Params(NamedTuple):
+    """What has a pseudo-gradient. Without a bias, b is None."""
+
+    W: Array
+    b: Array | None
+
+
+class State(NamedTuple):
+    """What else belongs to the rule. A layer that sends to nobody has no M."""
+
+    M: Array | None
+
+
+def init(
+    layer: Linear, key: Array, *, W: Array | None = None, b: Array | None = None, sends: bool = True
+) -> tuple[Params, State]:
+    """First values, for the W and b of a network that exists, or with new ones.
+
+    sends  False for a layer whose input has no derivative that anybody needs: it is zero there
+    """
+    key_W, key_M = jax.random.split(key)
+    if W is None:
+        W, b = forward_weights(layer, key_W)
+    M = init_M(layer.kernel_shape, key_M).astype(W.dtype) if sends else None
+    return Params(W, b), State(M)
+
+
+def apply(layer: Linear, params: Params, state: State, x: Array) -> Array:
+    """u = W @ x + b: [batch, *pre] -> [batch, *post]."""
+    W, b = params
+    if b is None:
+        b = jnp.zeros(layer.units_out, W.dtype)
+    return affine(layer, *vary_alike(W, b, state.M, x))

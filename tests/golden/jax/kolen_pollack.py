@@ -8,14 +8,34 @@ decay  weight decay, the same in both directions (Akrout et al. 2019, D.1)
 
 Made by ruledsl 0.1.0 from rule text 1c38e90b82b3dce3.
 
-Activities are [batch, units] or [batch, height, width, channels]. `layer` is the linear map of the layer, with
-`apply`, `adjoint` and `outer` (Dense and Conv2d of ruledsl_jax.linear). Maps between the two sides
-of the layer are stored like W, in either direction.
+A network is pure functions of its layers' parameters and states:
+
+    hidden, output = Dense(784, 256), Dense(256, 10)
+    params_1, state_1 = init(hidden, key_1, sends=False)  # the first layer sends to nobody
+    params_2, state_2 = init(output, key_2)
+
+    logits = apply(output, params_2, state_2, jax.nn.relu(apply(hidden, params_1, state_1, x)))
+
+and `jax.grad` of a loss of the logits gives the rule's pseudo-gradients, for any optimizer.
+
+Activities are [batch, units] or [batch, height, width, channels]. `layer` is the linear map of a
+layer: Dense, Convolution or Embedding. Maps between its two sides, in either direction, are stored
+like W: [in, out] or [height, width, in / groups, out].
 """
 
+from __future__ import annotations
+
 import math
+from functools import partial
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from ruledsl_jax.linear import Linear, forward_weights
+from ruledsl_jax.mesh import vary_alike
 
 
 def init_B(shape, key, fan_out):
@@ -23,7 +43,7 @@ def init_B(shape, key, fan_out):
     return math.sqrt(1 / fan_out) * jax.random.normal(key, shape)
 
 
-def outer_delta_x(layer, x, delta):
+def compute_outer_delta_x(layer, x, delta):
     """outer(delta, x), which several equations read."""
     return layer.outer(delta, x)
 
@@ -46,3 +66,63 @@ def grad_B(B, outer_delta_x, decay=0.0001):
 def grad_b(layer, delta):
     """The pseudo-gradient of b: summed(delta)."""
     return layer.sum_to_units(delta)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def affine(layer, W, b, B, x, decay):
+    """u = W @ x + b, whose derivative is what the rule says."""
+    return layer.apply(W, x, b)
+
+
+def affine_fwd(layer, W, b, B, x, decay):
+    return affine(layer, W, b, B, x, decay), (W, B, x, decay)
+
+
+def affine_bwd(layer, residuals, delta):
+    W, B, x, decay = residuals
+    outer_delta_x = compute_outer_delta_x(layer, x, delta)
+    sent = None if B is None else send(layer, B, delta)
+    return (
+        grad_W(W, outer_delta_x, decay),
+        grad_b(layer, delta),
+        None if B is None else grad_B(B, outer_delta_x, decay),
+        sent,
+        None,
+    )
+
+
+affine.defvjp(affine_fwd, affine_bwd)
+
+
+class Params(NamedTuple):
+    """What has a pseudo-gradient. Without a bias, b is None. A layer that sends to nobody has no B."""
+
+    W: Array
+    b: Array | None
+    B: Array | None
+
+
+class State(NamedTuple):
+    """What else belongs to the rule: nothing."""
+
+
+def init(
+    layer: Linear, key: Array, *, W: Array | None = None, b: Array | None = None, sends: bool = True
+) -> tuple[Params, State]:
+    """First values, for the W and b of a network that exists, or with new ones.
+
+    sends  False for a layer whose input has no derivative that anybody needs: it is zero there
+    """
+    key_W, key_B = jax.random.split(key)
+    if W is None:
+        W, b = forward_weights(layer, key_W)
+    B = init_B(layer.kernel_shape, key_B, layer.fan_out).astype(W.dtype) if sends else None
+    return Params(W, b, B), State()
+
+
+def apply(layer: Linear, params: Params, state: State, x: Array, *, decay: ArrayLike = 0.0001) -> Array:
+    """u = W @ x + b: [batch, *pre] -> [batch, *post]."""
+    W, b, B = params
+    if b is None:
+        b = jnp.zeros(layer.units_out, W.dtype)
+    return affine(layer, *vary_alike(W, b, B, x, decay))

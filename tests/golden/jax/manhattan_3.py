@@ -7,15 +7,19 @@ Locality: local.
 Made by ruledsl 0.1.0 from rule text 3d8d4ac16bda39bd.
 """
 
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
+import optax
 
 
-def init_tau(shape):
+def init_tau(p):
     """The first value of tau: 0."""
-    return jnp.full(shape, 0.0)
+    return jnp.zeros_like(p)
 
 
-def t(p, tau, g, decay=0, momentum=0.9):
+def compute_t(p, tau, g, decay=0, momentum=0.9):
     """momentum * tau - sign(g) - decay * p, which several equations read."""
     return momentum * tau - jnp.sign(g) - decay * p
 
@@ -28,3 +32,36 @@ def next_tau(t):
 def next_p(p, t, lr):
     """The next value of p: p + lr * sign(t)."""
     return p + lr * jnp.sign(t)
+
+
+class Manhattan3State(NamedTuple):
+    """What is kept from step to step."""
+
+    step: jax.Array  # the number of steps so far
+    tau: optax.Params  # like the parameters
+
+
+def manhattan_3(learning_rate, momentum=0.9, decay=0.0):
+    """Batch Manhattan, setting 3, as an optax.GradientTransformation.
+
+    learning_rate  a number, or a schedule of the number of steps
+    """
+
+    def init(params):
+        tau = jax.tree.map(init_tau, params)
+        return Manhattan3State(jnp.zeros((), jnp.int32), tau)
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("manhattan_3 reads the parameters: update(updates, state, params)")
+        step, tau = state
+        lr = learning_rate(step) if callable(learning_rate) else learning_rate
+        t = jax.tree.map(lambda p, tau, g: compute_t(p, tau, g, decay, momentum), params, tau, updates)
+        # next_p adds to p, and reads it nowhere else: at p = 0 it is the update, free of the rounding of p
+        change = jax.tree.map(lambda p, t: next_p(0.0, t, lr).astype(p.dtype), params, t)
+        return change, Manhattan3State(
+            step=optax.safe_increment(step),
+            tau=jax.tree.map(lambda tau, t: next_tau(t).astype(tau.dtype), tau, t),
+        )
+
+    return optax.GradientTransformation(init, update)

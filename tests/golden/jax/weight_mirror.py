@@ -9,15 +9,38 @@ decay_B  mirroring weight decay
 
 Made by ruledsl 0.1.0 from rule text 01ded747f7044736.
 
-Activities are [batch, units] or [batch, height, width, channels]. `layer` is the linear map of the layer, with
-`apply`, `adjoint` and `outer` (Dense and Conv2d of ruledsl_jax.linear). Maps between the two sides
-of the layer are stored like W, in either direction.
+A network is pure functions of its layers' parameters and states:
+
+    hidden, output = Dense(784, 256), Dense(256, 10)
+    params_1, state_1 = init(hidden, key_1, sends=False)  # the first layer sends to nobody
+    params_2, state_2 = init(output, key_2)
+
+    logits = apply(output, params_2, state_2, jax.nn.relu(apply(hidden, params_1, state_1, x)))
+
+and `jax.grad` of a loss of the logits gives the rule's pseudo-gradients, for any optimizer.
+Phases: `mirror` for the first 2 epochs; then `task` and `mirror` in each step:
+
+    # in each layer that sends
+    state_2 = mirror(output, params_2, state_2, key, batch_size=32)
+
+Activities are [batch, units] or [batch, height, width, channels]. `layer` is the linear map of a
+layer: Dense, Convolution or Embedding. Maps between its two sides, in either direction, are stored
+like W: [in, out] or [height, width, in / groups, out].
 """
 
+from __future__ import annotations
+
 import math
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from ruledsl_jax.linear import Linear, forward_weights
+from ruledsl_jax.mesh import vary_alike
 
 
 def init_B(shape, key, fan_in):
@@ -49,3 +72,75 @@ def next_B_mirror(layer, W, B, b, x, decay_B=0.5, eta_B=0.1):
     """The next value of B: (1 - decay_B) * B + eta_B * outer(z - mean(z, batch), x, mean=all).T."""
     z = jax.nn.relu(layer.apply(W, x, b))
     return (1 - decay_B) * B + eta_B * layer.outer(z - jnp.mean(z, axis=0, keepdims=True), x, mean="all")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def affine(layer, W, b, B, x):
+    """u = W @ x + b, whose derivative is what the rule says."""
+    return layer.apply(W, x, b)
+
+
+def affine_fwd(layer, W, b, B, x):
+    return affine(layer, W, b, B, x), (B, x)
+
+
+def affine_bwd(layer, residuals, delta):
+    B, x = residuals
+    sent = None if B is None else send(layer, B, delta)
+    return grad_W(layer, x, delta), grad_b(layer, delta), None, sent
+
+
+affine.defvjp(affine_fwd, affine_bwd)
+
+
+class Params(NamedTuple):
+    """What has a pseudo-gradient. Without a bias, b is None."""
+
+    W: Array
+    b: Array | None
+
+
+class State(NamedTuple):
+    """What else belongs to the rule. A layer that sends to nobody has no B."""
+
+    B: Array | None
+
+
+def init(
+    layer: Linear, key: Array, *, W: Array | None = None, b: Array | None = None, sends: bool = True
+) -> tuple[Params, State]:
+    """First values, for the W and b of a network that exists, or with new ones.
+
+    sends  False for a layer whose input has no derivative that anybody needs: it is zero there
+    """
+    key_W, key_B = jax.random.split(key)
+    if W is None:
+        W, b = forward_weights(layer, key_W)
+    B = init_B(layer.kernel_shape, key_B, layer.fan_in).astype(W.dtype) if sends else None
+    return Params(W, b), State(B)
+
+
+def apply(layer: Linear, params: Params, state: State, x: Array) -> Array:
+    """u = W @ x + b: [batch, *pre] -> [batch, *post]."""
+    W, b = params
+    if b is None:
+        b = jnp.zeros(layer.units_out, W.dtype)
+    return affine(layer, *vary_alike(W, b, state.B, x))
+
+
+def mirror(
+    layer: Linear,
+    params: Params,
+    state: State,
+    key: Array,
+    batch_size: int,
+    *,
+    eta_B: ArrayLike = 0.1,
+    decay_B: ArrayLike = 0.5,
+) -> State:
+    """The phase `mirror` of a layer that sends: noise drives its input, and B learns."""
+    W, b = params
+    if b is None:
+        b = jnp.zeros(layer.units_out, W.dtype)
+    x = drive_x_mirror((batch_size, *layer.pre_shape), key).astype(W.dtype)
+    return State(B=next_B_mirror(layer, W, state.B, b, x, decay_B, eta_B))

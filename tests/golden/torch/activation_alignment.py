@@ -9,14 +9,27 @@ beta   weight of amp
 
 Made by ruledsl 0.1.0 from rule text c8a481a47abb8db7.
 
-Activities are [batch, units] or [batch, channels, height, width]. `layer` is the linear map of the layer, with
-`apply`, `adjoint` and `outer` (Dense and Conv2d of ruledsl_torch.linear). Maps between the two sides
-of the layer are stored like W, in either direction.
+    net = convert(net, "activation_alignment", example=x)  # of ruledsl_torch: any module, in place
+    optimizer = optimizers(net, task=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    optimizer.zero_grad()
+    loss(net(x), labels).backward()  # what the rule says is in .grad
+    optimizer.step()
+    advance(net)
+
+Activities are [batch, units] or [batch, channels, *size]. `layer` is the linear map of a layer, with `apply`,
+`adjoint` and `outer`; every map between its two sides, in either direction, is stored like W.
 """
 
 import math
+from functools import partial
 
 import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from ruledsl.ir.phases import Schedule
+from ruledsl_torch.layers import RuleLayer, Taught, apply_of
+from ruledsl_torch.linear import convolution, dense
 
 
 def init_B(shape, fan_out, generator=None):
@@ -43,3 +56,144 @@ def grad_B_align(layer, B, b, x, u, alpha=0.001, beta=0.002):
     """The pseudo-gradient of B: outer(2 * alpha * h - beta * u, x, mean=batch).T."""
     h = layer.apply(B, x, b)
     return layer.outer(2 * alpha * h - beta * u, x, mean="batch")
+
+
+class ActivationAlignment(torch.autograd.Function):
+    """u = W @ x + b; in the place of gradients stands what the rule says."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, W, b, B, layer):
+        return layer.apply(W, x, b)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, _, _, B, layer = inputs
+        needs_x, needs_W, *_ = ctx.needs_input_grad
+        ctx.layer = layer
+        ctx.save_for_backward(x if needs_W else None, B if needs_x else None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, delta):
+        needs_x, needs_W, needs_b, *_ = ctx.needs_input_grad
+        layer = ctx.layer
+        x, B = ctx.saved_tensors
+        return (
+            send(layer, B, delta) if needs_x else None,
+            grad_W(layer, x, delta) if needs_W else None,
+            grad_b(layer, delta) if needs_b else None,
+            None,
+            None,
+        )
+
+
+class ActivationAlignmentAlign(torch.autograd.Function):
+    """The phase align, in which no errors travel: a zero whose backward pass computes what the phase does."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(u, x, W, b, B, sends, alpha, beta, layer):
+        return u.new_zeros(())
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        u, x, _, b, B, sends, alpha, beta, layer = inputs
+        _, _, _, _, needs_B, *_ = ctx.needs_input_grad
+        ctx.layer = layer
+        ctx.sends = sends
+        ctx.alpha = alpha
+        ctx.beta = beta
+        ctx.save_for_backward(
+            x if needs_B and sends else None,
+            b if needs_B and sends else None,
+            B if needs_B and sends else None,
+            u if needs_B and sends else None,
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, zero):
+        _, _, _, _, needs_B, *_ = ctx.needs_input_grad
+        layer, sends, alpha, beta = ctx.layer, ctx.sends, ctx.alpha, ctx.beta
+        x, b, B, u = ctx.saved_tensors
+        b = zero.new_zeros(layer.units_out) if b is None else b
+        return (
+            None,
+            None,
+            None,
+            None,
+            grad_B_align(layer, B, b, x, u, alpha, beta) if needs_B and sends else None,
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+class ActivationAlignmentLayer(RuleLayer):
+    """What layers of every kind do under this rule."""
+
+    rule = "activation_alignment"
+    alpha = 0.001
+    beta = 0.002
+    hyperparameters = ("alpha", "beta")
+    schedule = Schedule(alternate=("task", "align"))
+    without_errors = ("align",)
+    teaches = (Taught("task", "task", ("weight", "bias")), Taught("align", "align", ("B",)))
+    optimizers = (("align", partial(torch.optim.Adam, lr=0.001, fused=True)),)
+    for_senders = True
+
+    def start(self, generator=None):
+        """Make what the rule adds to a layer: B."""
+        layer = self.linear_map()
+        shape = layer.kernel_shape
+        self.learn("B", shape, init_B(shape, layer.fan_out, generator))
+
+    def forward(self, x):
+        if self.network.evoking == "align":
+            return self.align(x)
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        if x.dim() == self.example_axes:
+            return self(x[None])[0]
+        self.check_sends(x)
+        layer = self.linear_map(x)
+        return apply_of(ActivationAlignment)(x, self.weight, self.bias, self.B, layer)
+
+    def align(self, x):
+        """A pass of the phase align, in which no errors travel."""
+        if x.dim() == self.example_axes:
+            return self.align(x[None])[0]
+        x, layer = self.reached(x.detach()), self.linear_map(x)
+        u = layer.apply(self.weight, x, self.bias)
+        with torch.enable_grad():
+            zero = apply_of(ActivationAlignmentAlign)(
+                u,
+                x,
+                self.weight,
+                self.bias,
+                self.B,
+                self.sends,
+                self.alpha,
+                self.beta,
+                layer,
+            )
+        self.network.perturb_output(zero)
+        return u
+
+
+class Linear(ActivationAlignmentLayer, nn.Linear):
+    """torch.nn.Linear with its arguments; W: [out_features, in_features]."""
+
+    linear_map = dense
+    example_axes = 1
+
+
+class Conv2d(ActivationAlignmentLayer, nn.Conv2d):
+    """torch.nn.Conv2d with its arguments; W: [out_channels, in_channels / groups, height, width]."""
+
+    linear_map = convolution
+    example_axes = 3

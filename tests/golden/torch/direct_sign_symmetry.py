@@ -9,14 +9,25 @@ decay  weight decay, the same for W and C
 
 Made by ruledsl 0.1.0 from rule text 1546284fb5c82d99.
 
-Activities are [batch, units] or [batch, channels, height, width]. `layer` is the linear map of the layer, with
-`apply`, `adjoint` and `outer` (Dense and Conv2d of ruledsl_torch.linear). Maps between the two sides
-of the layer are stored like W, in either direction.
+    net = convert(net, "direct_sign_symmetry", example=x)  # of ruledsl_torch: any module, in place
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    optimizer.zero_grad()
+    loss(net(x), labels).backward()  # what the rule says is in .grad
+    optimizer.step()
+    advance(net)
+
+Activities are [batch, units] or [batch, channels, *size]. `layer` is the linear map of a layer, with `apply`,
+`adjoint` and `outer`; every map between its two sides, in either direction, is stored like W.
 """
 
 import math
 
 import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from ruledsl_torch.layers import RuleLayer, apply_of
+from ruledsl_torch.linear import convolution, dense
 
 
 def init_M(shape, sources, generator=None):
@@ -47,3 +58,104 @@ def grad_C(C, x, e, decay=0.0001):
 def grad_b(layer, delta):
     """The pseudo-gradient of b: summed(delta)."""
     return layer.sum_to_units(delta)
+
+
+class DirectSignSymmetry(torch.autograd.Function):
+    """u = W @ x + b; in the place of gradients stands what the rule says.
+
+    Beside u it returns a zero [batch, classes] for the network's output: the gradient of that is e.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, W, b, C, M, classes, decay, layer):
+        return layer.apply(W, x, b), x.new_zeros(len(x), classes)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, W, _, C, M, _, decay, layer = inputs
+        needs_x, needs_W, _, needs_C, *_ = ctx.needs_input_grad
+        ctx.layer = layer
+        ctx.decay = decay
+        ctx.save_for_backward(
+            x if needs_W or (needs_x and needs_C) else None,
+            W if needs_W else None,
+            M if needs_x else None,
+            C if needs_x else None,
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, delta, e):
+        needs_x, needs_W, needs_b, needs_C, *_ = ctx.needs_input_grad
+        layer, decay = ctx.layer, ctx.decay
+        x, W, M, C = ctx.saved_tensors
+        return (
+            send(M, C, e) if needs_x else None,
+            grad_W(layer, W, x, delta, decay) if needs_W else None,
+            grad_b(layer, delta) if needs_b else None,
+            grad_C(C, x, e, decay) if needs_x and needs_C else None,
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+class DirectSignSymmetryLayer(RuleLayer):
+    """What layers of every kind do under this rule."""
+
+    rule = "direct_sign_symmetry"
+    decay = 0.0001
+    hyperparameters = ("decay",)
+    reads_out = True
+    for_senders = True
+    own_decay = ("weight", "C")
+
+    def start(self, generator=None):
+        """Make what the rule adds to a layer: M, C."""
+        if self.sends:
+            shape = self.shape_of("out", "pre")
+            self.keep("M", shape, init_M(shape, shape[0], generator))
+        else:
+            self.M = None
+        if self.sends:
+            shape = self.shape_of("out", "pre")
+            self.learn("C", shape, init_C(shape, shape[0], generator))
+        else:
+            self.C = None
+
+    def forward(self, x):
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        if x.dim() == self.example_axes:
+            return self(x[None])[0]
+        self.check_sends(x)
+        layer = self.linear_map(x)
+        u, zero = apply_of(DirectSignSymmetry)(
+            x,
+            self.weight,
+            self.bias,
+            self.C,
+            self.M,
+            self.network.classes,
+            self.decay,
+            layer,
+        )
+        self.network.perturb_output(zero)
+        return u
+
+
+class Linear(DirectSignSymmetryLayer, nn.Linear):
+    """torch.nn.Linear with its arguments; W: [out_features, in_features]."""
+
+    linear_map = dense
+    example_axes = 1
+
+
+class Conv2d(DirectSignSymmetryLayer, nn.Conv2d):
+    """torch.nn.Conv2d with its arguments; W: [out_channels, in_channels / groups, height, width]."""
+
+    linear_map = convolution
+    example_axes = 3

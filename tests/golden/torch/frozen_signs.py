@@ -12,6 +12,8 @@ Made by ruledsl 0.1.0 from rule text 68f95c9ffb07f91c.
 
 import torch
 
+from ruledsl_torch.layers import Constraint, Next
+
 
 def init_s(W):
     """The first value of s: sign(W)."""
@@ -33,3 +35,40 @@ def next_W_after(W, s, progress, at=0.05, margin=1e-06):
         W,
         torch.where(s > 0, torch.clamp(W, min=margin), torch.where(s < 0, torch.clamp(W, max=-margin), W)),
     )
+
+
+class FrozenSigns(Constraint):
+    """What holds after every step in a layer that it is added to, which keeps its tensors under names of its own."""
+
+    rule = "frozen_signs"
+    at = 0.05
+    margin = 1e-06
+    hyperparameters = ("at", "margin")
+    clocked = ("progress",)
+
+    def start(self, module, generator=None):
+        """Make what it adds to a layer: s."""
+        layer = module.linear_map()
+        shape = layer.kernel_shape
+        module.keep("frozen_signs_s", shape, init_s(module.weight))
+
+    def enforce(self, module):
+        """What happens after a step."""
+        return [
+            Next(
+                module.frozen_signs_s,
+                next_s_after(module.weight, module.frozen_signs_s, module.network.told("progress"), self.at),
+            ),
+            Next(
+                module.weight,
+                next_W_after(
+                    module.weight,
+                    module.frozen_signs_s,
+                    module.network.told("progress"),
+                    self.at,
+                    self.margin,
+                ),
+            ),
+        ]
+
+    after_step = (enforce,)

@@ -15,14 +15,27 @@ gamma  weight of null
 
 Made by ruledsl 0.1.0 from rule text 90d056f44c20ea28.
 
-Activities are [batch, units] or [batch, channels, height, width]. `layer` is the linear map of the layer, with
-`apply`, `adjoint` and `outer` (Dense and Conv2d of ruledsl_torch.linear). Maps between the two sides
-of the layer are stored like W, in either direction.
+    net = convert(net, "information_alignment", example=x)  # of ruledsl_torch: any module, in place
+    optimizer = optimizers(net, task=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    optimizer.zero_grad()
+    loss(net(x), labels).backward()  # what the rule says is in .grad
+    optimizer.step()
+    advance(net)
+
+Activities are [batch, units] or [batch, channels, *size]. `layer` is the linear map of a layer, with `apply`,
+`adjoint` and `outer`; every map between its two sides, in either direction, is stored like W.
 """
 
 import math
+from functools import partial
 
 import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from ruledsl.ir.phases import Schedule
+from ruledsl_torch.layers import Driven, Gradient, RuleLayer, Taught, apply_of
+from ruledsl_torch.linear import convolution, dense
 
 
 def init_B(shape, fan_out, generator=None):
@@ -59,3 +72,105 @@ def grad_B_align(layer, W, B, b, x, alpha=0.002, beta=0.001, gamma=1e-06):
         layer.outer(f_rectified, 2 * gamma * layer.adjoint(B, f_rectified) - alpha * x, mean="batch")
         + 2 * beta * B
     )
+
+
+class InformationAlignment(torch.autograd.Function):
+    """u = W @ x + b; in the place of gradients stands what the rule says."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, W, b, B, layer):
+        return layer.apply(W, x, b)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, _, _, B, layer = inputs
+        needs_x, needs_W, *_ = ctx.needs_input_grad
+        ctx.layer = layer
+        ctx.save_for_backward(x if needs_W else None, B if needs_x else None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, delta):
+        needs_x, needs_W, needs_b, *_ = ctx.needs_input_grad
+        layer = ctx.layer
+        x, B = ctx.saved_tensors
+        return (
+            send(layer, B, delta) if needs_x else None,
+            grad_W(layer, x, delta) if needs_W else None,
+            grad_b(layer, delta) if needs_b else None,
+            None,
+            None,
+        )
+
+
+class InformationAlignmentLayer(RuleLayer):
+    """What layers of every kind do under this rule."""
+
+    rule = "information_alignment"
+    sigma = 1
+    alpha = 0.002
+    beta = 0.001
+    gamma = 1e-06
+    hyperparameters = ("sigma", "alpha", "beta", "gamma")
+    schedule = Schedule(first=((1, ("align",)),), alternate=("task", "align"))
+    teaches = (Taught("task", "task", ("weight", "bias")), Taught("align", "align", ("B",)))
+    optimizers = (("align", partial(torch.optim.Adam, lr=0.001, fused=True)),)
+    for_senders = True
+    own_decay = ("B",)
+
+    def start(self, generator=None):
+        """Make what the rule adds to a layer: B."""
+        layer = self.linear_map()
+        shape = layer.kernel_shape
+        self.learn("B", shape, init_B(shape, layer.fan_out, generator))
+
+    def forward(self, x):
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        if x.dim() == self.example_axes:
+            return self(x[None])[0]
+        self.check_sends(x)
+        layer = self.linear_map(x)
+        return apply_of(InformationAlignment)(x, self.weight, self.bias, self.B, layer)
+
+    def draw_align(self, generator=None):
+        """An input for the phase align: [batch, *pre]."""
+        return drive_x_align(self.input_shape, self.sigma, generator)
+
+    def align(self, x):
+        """The phase align, in which x is drawn, and nothing travels between layers."""
+        layer = self.linear_map(x)
+        return [
+            Gradient(
+                self.B,
+                grad_B_align(
+                    layer,
+                    self.weight,
+                    self.B,
+                    self.bias_or_zeros,
+                    x,
+                    self.alpha,
+                    self.beta,
+                    self.gamma,
+                ),
+                "align",
+            )
+        ]
+
+    driven = (Driven("align", draw_align, align, serves_sending=True),)
+
+
+class Linear(InformationAlignmentLayer, nn.Linear):
+    """torch.nn.Linear with its arguments; W: [out_features, in_features]."""
+
+    linear_map = dense
+    example_axes = 1
+
+
+class Conv2d(InformationAlignmentLayer, nn.Conv2d):
+    """torch.nn.Conv2d with its arguments; W: [out_channels, in_channels / groups, height, width]."""
+
+    linear_map = convolution
+    example_axes = 3

@@ -8,14 +8,23 @@ decay  weight decay, the same in both directions (Akrout et al. 2019, D.1)
 
 Made by ruledsl 0.1.0 from rule text 1c38e90b82b3dce3.
 
-Activities are [batch, units] or [batch, channels, height, width]. `layer` is the linear map of the layer, with
-`apply`, `adjoint` and `outer` (Dense and Conv2d of ruledsl_torch.linear). Maps between the two sides
-of the layer are stored like W, in either direction.
+    net = nn.Sequential(Linear(784, 256), nn.ReLU(), Linear(256, 10))
+    loss(net(x), labels).backward()  # what the rule says is in .grad
+
+`ruledsl_torch.convert(net, "kolen_pollack")` does the same to any module, in place.
+
+Activities are [batch, units] or [batch, channels, *size]. `layer` is the linear map of a layer, with `apply`,
+`adjoint` and `outer`; every map between its two sides, in either direction, is stored like W.
 """
 
 import math
 
 import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from ruledsl_torch.layers import RuleLayer, apply_of
+from ruledsl_torch.linear import convolution, dense
 
 
 def init_B(shape, fan_out, generator=None):
@@ -23,7 +32,7 @@ def init_B(shape, fan_out, generator=None):
     return torch.empty(shape).normal_(0.0, math.sqrt(1 / fan_out), generator=generator)
 
 
-def outer_delta_x(layer, x, delta):
+def compute_outer_delta_x(layer, x, delta):
     """outer(delta, x), which several equations read."""
     return layer.outer(delta, x)
 
@@ -46,3 +55,78 @@ def grad_B(B, outer_delta_x, decay=0.0001):
 def grad_b(layer, delta):
     """The pseudo-gradient of b: summed(delta)."""
     return layer.sum_to_units(delta)
+
+
+class KolenPollack(torch.autograd.Function):
+    """u = W @ x + b; in the place of gradients stands what the rule says."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, W, b, B, decay, layer):
+        return layer.apply(W, x, b)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, W, _, B, decay, layer = inputs
+        needs_x, needs_W, _, needs_B, *_ = ctx.needs_input_grad
+        ctx.layer = layer
+        ctx.decay = decay
+        ctx.save_for_backward(
+            x if needs_W or (needs_x and needs_B) else None,
+            W if needs_W else None,
+            B if needs_x else None,
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, delta):
+        needs_x, needs_W, needs_b, needs_B, *_ = ctx.needs_input_grad
+        layer, decay = ctx.layer, ctx.decay
+        x, W, B = ctx.saved_tensors
+        outer_delta_x = compute_outer_delta_x(layer, x, delta) if needs_W or (needs_x and needs_B) else None
+        return (
+            send(layer, B, delta) if needs_x else None,
+            grad_W(W, outer_delta_x, decay) if needs_W else None,
+            grad_b(layer, delta) if needs_b else None,
+            grad_B(B, outer_delta_x, decay) if needs_x and needs_B else None,
+            None,
+            None,
+        )
+
+
+class KolenPollackLayer(RuleLayer):
+    """What layers of every kind do under this rule."""
+
+    rule = "kolen_pollack"
+    decay = 0.0001
+    hyperparameters = ("decay",)
+    own_decay = ("weight", "B")
+
+    def start(self, generator=None):
+        """Make what the rule adds to a layer: B."""
+        layer = self.linear_map()
+        shape = layer.kernel_shape
+        self.learn("B", shape, init_B(shape, layer.fan_out, generator))
+
+    def forward(self, x):
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        if x.dim() == self.example_axes:
+            return self(x[None])[0]
+        layer = self.linear_map(x)
+        return apply_of(KolenPollack)(x, self.weight, self.bias, self.B, self.decay, layer)
+
+
+class Linear(KolenPollackLayer, nn.Linear):
+    """torch.nn.Linear with its arguments; W: [out_features, in_features]."""
+
+    linear_map = dense
+    example_axes = 1
+
+
+class Conv2d(KolenPollackLayer, nn.Conv2d):
+    """torch.nn.Conv2d with its arguments; W: [out_channels, in_channels / groups, height, width]."""
+
+    linear_map = convolution
+    example_axes = 3

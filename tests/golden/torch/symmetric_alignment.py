@@ -9,14 +9,26 @@ beta   weight of self
 
 Made by ruledsl 0.1.0 from rule text cafc23eb0c528293.
 
-Activities are [batch, units] or [batch, channels, height, width]. `layer` is the linear map of the layer, with
-`apply`, `adjoint` and `outer` (Dense and Conv2d of ruledsl_torch.linear). Maps between the two sides
-of the layer are stored like W, in either direction.
+    net = convert(net, "symmetric_alignment", example=x)  # of ruledsl_torch: any module, in place
+    optimizer = optimizers(net, task=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    optimizer.zero_grad()
+    loss(net(x), labels).backward()  # what the rule says is in .grad
+    optimizer.step()
+    advance(net)
+
+Activities are [batch, units] or [batch, channels, *size]. `layer` is the linear map of a layer, with `apply`,
+`adjoint` and `outer`; every map between its two sides, in either direction, is stored like W.
 """
 
 import math
+from functools import partial
 
 import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from ruledsl_torch.layers import RuleLayer, Taught, apply_of
+from ruledsl_torch.linear import convolution, dense
 
 
 def init_B(shape, fan_out, generator=None):
@@ -42,3 +54,82 @@ def grad_b(layer, delta):
 def grad_B_by_align(W, B, alpha=0.001, beta=0.002):
     """The pseudo-gradient of B: 2 * alpha * B - beta * W.T."""
     return 2 * alpha * B - beta * W
+
+
+class SymmetricAlignment(torch.autograd.Function):
+    """u = W @ x + b; in the place of gradients stands what the rule says."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, W, b, B, alpha, beta, layer):
+        return layer.apply(W, x, b)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, W, _, B, alpha, beta, layer = inputs
+        needs_x, needs_W, _, needs_B, *_ = ctx.needs_input_grad
+        ctx.layer = layer
+        ctx.alpha = alpha
+        ctx.beta = beta
+        ctx.save_for_backward(
+            x if needs_W else None,
+            W if needs_x and needs_B else None,
+            B if needs_x else None,
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, delta):
+        needs_x, needs_W, needs_b, needs_B, *_ = ctx.needs_input_grad
+        layer, alpha, beta = ctx.layer, ctx.alpha, ctx.beta
+        x, W, B = ctx.saved_tensors
+        return (
+            send(layer, B, delta) if needs_x else None,
+            grad_W(layer, x, delta) if needs_W else None,
+            grad_b(layer, delta) if needs_b else None,
+            grad_B_by_align(W, B, alpha, beta) if needs_x and needs_B else None,
+            None,
+            None,
+            None,
+        )
+
+
+class SymmetricAlignmentLayer(RuleLayer):
+    """What layers of every kind do under this rule."""
+
+    rule = "symmetric_alignment"
+    alpha = 0.001
+    beta = 0.002
+    hyperparameters = ("alpha", "beta")
+    teaches = (Taught("task", "task", ("weight", "bias")), Taught("task", "align", ("B",)))
+    optimizers = (("align", partial(torch.optim.Adam, lr=0.001, fused=True)),)
+    own_decay = ("B",)
+
+    def start(self, generator=None):
+        """Make what the rule adds to a layer: B."""
+        layer = self.linear_map()
+        shape = layer.kernel_shape
+        self.learn("B", shape, init_B(shape, layer.fan_out, generator))
+
+    def forward(self, x):
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        if x.dim() == self.example_axes:
+            return self(x[None])[0]
+        layer = self.linear_map(x)
+        return apply_of(SymmetricAlignment)(x, self.weight, self.bias, self.B, self.alpha, self.beta, layer)
+
+
+class Linear(SymmetricAlignmentLayer, nn.Linear):
+    """torch.nn.Linear with its arguments; W: [out_features, in_features]."""
+
+    linear_map = dense
+    example_axes = 1
+
+
+class Conv2d(SymmetricAlignmentLayer, nn.Conv2d):
+    """torch.nn.Conv2d with its arguments; W: [out_channels, in_channels / groups, height, width]."""
+
+    linear_map = convolution
+    example_axes = 3

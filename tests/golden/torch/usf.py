@@ -6,12 +6,21 @@ Locality: nonlocal; sign(W) -> send.
 
 Made by ruledsl 0.1.0 from rule text 14aa57fb42d2bb98.
 
-Activities are [batch, units] or [batch, channels, height, width]. `layer` is the linear map of the layer, with
-`apply`, `adjoint` and `outer` (Dense and Conv2d of ruledsl_torch.linear). Maps between the two sides
-of the layer are stored like W, in either direction.
+    net = nn.Sequential(Linear(784, 256), nn.ReLU(), Linear(256, 10))
+    loss(net(x), labels).backward()  # what the rule says is in .grad
+
+`ruledsl_torch.convert(net, "usf")` does the same to any module, in place.
+
+Activities are [batch, units] or [batch, channels, *size]. `layer` is the linear map of a layer, with `apply`,
+`adjoint` and `outer`; every map between its two sides, in either direction, is stored like W.
 """
 
 import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from ruledsl_torch.layers import RuleLayer, apply_of
+from ruledsl_torch.linear import convolution, dense
 
 
 def send(layer, W, delta):
@@ -27,3 +36,61 @@ def grad_W(layer, x, delta):
 def grad_b(layer, delta):
     """The pseudo-gradient of b: summed(delta)."""
     return layer.sum_to_units(delta)
+
+
+class Usf(torch.autograd.Function):
+    """u = W @ x + b; in the place of gradients stands what the rule says."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, W, b, layer):
+        return layer.apply(W, x, b)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, W, _, layer = inputs
+        needs_x, needs_W, *_ = ctx.needs_input_grad
+        ctx.layer = layer
+        ctx.save_for_backward(x if needs_W else None, W if needs_x else None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, delta):
+        needs_x, needs_W, needs_b, *_ = ctx.needs_input_grad
+        layer = ctx.layer
+        x, W = ctx.saved_tensors
+        return (
+            send(layer, W, delta) if needs_x else None,
+            grad_W(layer, x, delta) if needs_W else None,
+            grad_b(layer, delta) if needs_b else None,
+            None,
+        )
+
+
+class UsfLayer(RuleLayer):
+    """What layers of every kind do under this rule."""
+
+    rule = "usf"
+
+    def forward(self, x):
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        if x.dim() == self.example_axes:
+            return self(x[None])[0]
+        layer = self.linear_map(x)
+        return apply_of(Usf)(x, self.weight, self.bias, layer)
+
+
+class Linear(UsfLayer, nn.Linear):
+    """torch.nn.Linear with its arguments; W: [out_features, in_features]."""
+
+    linear_map = dense
+    example_axes = 1
+
+
+class Conv2d(UsfLayer, nn.Conv2d):
+    """torch.nn.Conv2d with its arguments; W: [out_channels, in_channels / groups, height, width]."""
+
+    linear_map = convolution
+    example_axes = 3
