@@ -1,6 +1,7 @@
-"""Run as a program: on four devices rules learn what they learn on one, with the batch spread over them.
+"""Run as a program, with names of rules: on four devices they learn what they learn on one, the batch spread over them.
 
-A term that reads no activity, as a decay, is counted by every device: here there is none.
+Every device adds what its share of the batch teaches, so that a term that reads no error, as a decay, is counted by
+each. Where there is none, that is what the whole batch teaches: so it is for one rule of each kind, without decay.
 """
 
 from __future__ import annotations
@@ -35,7 +36,16 @@ def hold(name: str, mesh: Any) -> None:
 
     specs: Any = (P(), P(), P("data"), P("data"))
     spread = jax.jit(jax.grad(jax.shard_map(mean_loss, mesh=mesh, in_specs=specs, out_specs=P())))
-    found, wanted = spread(params, state, x, labels), jax.jit(jax.grad(loss))(params, state, x, labels)
+    found, shares = spread(params, state, x, labels), len(mesh.devices)
+    share = jax.jit(jax.grad(lambda *given: loss(*given) / shares))
+    parts = [share(params, state, *part) for part in zip(np.split(x, shares), np.split(labels, shares), strict=True)]
+    same(name, found, jax.tree.map(lambda *gradients: sum(gradients), *parts))
+    if name in alone.KINDS:
+        same(name, found, jax.jit(jax.grad(loss))(params, state, x, labels))
+
+
+def same(name: str, found: Any, wanted: Any) -> None:
+    """The gradients of all layers agree."""
     for layer, (gradients, expected) in enumerate(zip(found, wanted, strict=True)):
         for field, a, b in zip(expected._fields, gradients, expected, strict=True):
             if a is not None:
