@@ -360,8 +360,6 @@ def end_step(network: NetworkState) -> None:
 def store(results: Iterable[Next | Gradient]) -> None:
     """Every value into its tensor, as if at once; a number fills it."""
     pairs = [(result.tensor, result.value) for result in results]
-    if len({id(tensor) for tensor, _ in pairs}) < len(pairs):
-        raise UserError("two layers share a tensor, and their rule assigns its next value in each of them")
     written = {tensor.untyped_storage().data_ptr() for tensor, _ in pairs}
     with torch.no_grad():
         # The value of `A <- B` is B itself, which may be about to change.

@@ -283,7 +283,7 @@ class Told(dict[str, Any]):
         if what in ("changes", "beside"):
             made: Any = self["state_" + number]
             if what == "beside":
-                outputs = Facts(self["binding"], frozenset()).beside
+                outputs = Facts(self["binding"]).beside
                 made = self["Beside"](*(getattr(self["params_" + number], o.target) for o in outputs.values()))
             return jax.tree.map(jnp.zeros_like, made)
         if name in COUNTERS:
