@@ -80,6 +80,7 @@ ARITHMETIC = (
         numpy=lambda np, a, b: np.add(a, b),
         number=operator.add,
         commutative=True,
+        homogeneity="sum",
     ),
     Operation(
         "sub",
@@ -88,6 +89,7 @@ ARITHMETIC = (
         derivative=_sub,
         numpy=lambda np, a, b: np.subtract(a, b),
         number=operator.sub,
+        homogeneity="sum",
     ),
     Operation(
         "mul",
@@ -98,6 +100,7 @@ ARITHMETIC = (
         number=operator.mul,
         sign_determined=True,
         commutative=True,
+        homogeneity="product",
     ),
     Operation(
         "div",
@@ -107,6 +110,7 @@ ARITHMETIC = (
         numpy=lambda np, a, b: np.true_divide(a, b),
         number=operator.truediv,
         sign_determined=True,
+        homogeneity="quotient",
     ),
     Operation(
         "pow",
@@ -115,6 +119,7 @@ ARITHMETIC = (
         derivative=_pow,
         numpy=lambda np, a, b: np.power(a, b),
         number=operator.pow,
+        homogeneity="power",
     ),
     Operation(
         "neg",
@@ -123,6 +128,7 @@ ARITHMETIC = (
         numpy=lambda np, a: np.negative(a),
         number=operator.neg,
         sign_determined=True,
+        homogeneity="kept",
     ),
 )
 
@@ -137,6 +143,7 @@ FUNCTIONS = (
         python="max({0}, 0.0)",
         sign_determined=True,
         saturates=True,
+        homogeneity="kept",
     ),
     Operation(
         "sign",
@@ -146,6 +153,7 @@ FUNCTIONS = (
         numpy=lambda np, a: np.sign(a),
         number=lambda a: float((a > 0) - (a < 0)),
         python="float(({0}) > 0) - float(({0}) < 0)",
+        homogeneity="sign",
     ),
     Operation(
         "abs",
@@ -157,6 +165,7 @@ FUNCTIONS = (
         python="abs({0})",
         sign_determined=True,
         saturates=True,
+        homogeneity="kept",
     ),
     Operation(
         "exp",
@@ -196,6 +205,7 @@ FUNCTIONS = (
         number=math.sqrt,
         python="math.sqrt({0})",
         sign_determined=True,
+        homogeneity="root",
     ),
     Operation(
         "min",
@@ -208,6 +218,7 @@ FUNCTIONS = (
         sign_determined=True,
         saturates=True,
         commutative=True,
+        homogeneity="sum",
     ),
     Operation(
         "max",
@@ -220,6 +231,7 @@ FUNCTIONS = (
         sign_determined=True,
         saturates=True,
         commutative=True,
+        homogeneity="sum",
     ),
 )
 
@@ -236,6 +248,7 @@ def _comparison(
         number=number,
         saturates=True,
         commutative=commutative,
+        homogeneity="sign",
     )
 
 
@@ -272,6 +285,7 @@ LOGIC = (
         numpy=lambda np, condition, a, b: np.where(condition, a, b),
         number=lambda condition, a, b: a if condition else b,
         saturates=True,
+        homogeneity="sum",
     ),
 )
 

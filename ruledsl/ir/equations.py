@@ -11,7 +11,7 @@ from ruledsl.ir.phases import Schedule
 from ruledsl.ir.types import Type
 from ruledsl.source import SourceLocation
 
-Role = Literal["send", "grad", "assign", "init", "draw", "drive"]
+Role = Literal["send", "grad", "complete", "assign", "init", "draw", "drive"]
 
 
 @dataclass(frozen=True)

@@ -82,20 +82,29 @@ ROWS = (
         flow="applied",
         derivative=_apply,
         numpy=_applied,
+        homogeneity="product",
     ),
-    Operation("outer", rules.outer_product, Call("outer", 2, mean=True), derivative=_outer, numpy=_outer_product),
+    Operation(
+        "outer",
+        rules.outer_product,
+        Call("outer", 2, mean=True),
+        derivative=_outer,
+        numpy=_outer_product,
+        homogeneity="product",
+    ),
     Operation(
         "transpose",
         rules.transposition,
         flow="transposed",
         derivative=lambda node, g: [make("transpose", g)],
         numpy=lambda np, node, layer, matrix: matrix,
+        homogeneity="kept",
     ),
     Operation(
         "phi", rules.own_activation, Call("phi", 1), derivative=times(lambda a, y: make("dphi", a))
     ),  # what it means is for the layer to say
     Operation("dphi", rules.own_activation, differentiable=False),
-    Operation("summed", rules.per_neuron, differentiable=False, numpy=_to_units),
+    Operation("summed", rules.per_neuron, differentiable=False, numpy=_to_units, homogeneity="kept"),
     Operation(
         "full_like",
         rules.like_first,
@@ -103,6 +112,7 @@ ROWS = (
         flow="of_second",
         derivative=lambda node, g: [None, reduced(g, SCALAR)],
         numpy=lambda np, node, layer, value, number: np.full_like(value, number),
+        homogeneity="kept",
     ),
-    Operation("sum_k", rules.over_layers, Call("sum", 1, index=True), differentiable=False),
+    Operation("sum_k", rules.over_layers, Call("sum", 1, index=True), differentiable=False, homogeneity="kept"),
 )

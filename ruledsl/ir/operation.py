@@ -23,6 +23,13 @@ Flow = Literal[
 ]
 """How information passes through an operation: the name of its rule in `ruledsl.locality.flow_rules`."""
 
+Homogeneity = Literal["sum", "kept", "product", "square", "quotient", "power", "root", "sign", "nothing", "other"]
+"""How the degree of a result in the errors follows from the degrees of the arguments: see `ruledsl.passes.scaling`.
+
+`kept` is that of the last argument; `sign` has none where the arguments are of one degree; `other` has one only where
+no argument scales with the errors.
+"""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -70,6 +77,7 @@ class Operation:
     sign_determined  the sign of the result depends on the signs of the arguments alone
     saturates        there are values for which changing an argument changes nothing that can be seen
     commutative      its arguments can change places
+    homogeneity      how its result scales where its arguments do
     """
 
     name: str
@@ -84,6 +92,7 @@ class Operation:
     sign_determined: bool = False
     saturates: bool = False
     commutative: bool = False
+    homogeneity: Homogeneity = "other"
 
     @property
     def elementwise(self) -> bool:

@@ -112,8 +112,17 @@ ROWS = (
         derivative=_dot,
         numpy=_inner_product,
         commutative=True,
+        homogeneity="product",
     ),
-    Operation("sq", rules.inner_product, Call("sq", 1), flow="pooled_everywhere", derivative=_sq, numpy=_squared),
+    Operation(
+        "sq",
+        rules.inner_product,
+        Call("sq", 1),
+        flow="pooled_everywhere",
+        derivative=_sq,
+        numpy=_squared,
+        homogeneity="square",
+    ),
     Operation(
         "norm",
         rules.of_map,
@@ -121,6 +130,7 @@ ROWS = (
         flow="pooled_everywhere",
         derivative=_norm,
         numpy=lambda np, node, layer, matrix: np.sqrt(np.sum(matrix * matrix)),
+        homogeneity="kept",
     ),
     Operation(
         "total",
@@ -128,6 +138,7 @@ ROWS = (
         flow="pooled_everywhere",
         derivative=lambda node, g: [make("full_like", node.args[0], g)],
         numpy=lambda np, node, layer, value: np.sum(value),
+        homogeneity="kept",
     ),
     Operation(
         "mean",
@@ -136,6 +147,7 @@ ROWS = (
         flow="pooled",
         derivative=_mean,
         numpy=_over(lambda np: np.mean),
+        homogeneity="kept",
     ),
     Operation(
         "std",
@@ -144,7 +156,8 @@ ROWS = (
         flow="pooled",
         derivative=_std,
         numpy=_over(lambda np: np.std),
+        homogeneity="kept",
     ),
     Operation("l2_norm", rules.reduction, flow="pooled", derivative=_l2_norm, numpy=_length),
-    Operation("count", rules.everything, flow="nothing", numpy=_count),
+    Operation("count", rules.everything, flow="nothing", numpy=_count, homogeneity="nothing"),
 )
