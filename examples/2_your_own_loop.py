@@ -37,7 +37,8 @@ if __name__ == "__main__":
     t = torch.tensor(digits.target)
 
     rule = ruledsl.load("kolen_pollack", decay=0.02)
-    net = convert(Net(), rule, output="backprop")  # net.fc1.B is the feedback weight that the rule calls B
+    # net.fc1.B is the feedback weight that the rule calls B; the example shows which layer is at the output.
+    net = convert(Net(), rule, output="backprop", example=x[:2])
     opt = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
 
     print(f"{'epoch':>5}  {'loss':>6}  {'error':>6}  angle between B and W.T in fc1")

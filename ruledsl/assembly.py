@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,18 +66,34 @@ class Trace:
     """An example's way through a network: its layers in the order in which they ran first.
 
     classes   of the network's output [batch, classes]; None for an output of another shape
+    classless why there is no number of classes, where more is known of that
+    outputs   the weight layers from which the network's output is reached without another one between
+    unclear   why these are not known, where they are not
+    idle      the layers that did not run in the network's own mode, be it training or evaluation
+    hidden    why what lies downstream of a layer is not known; empty where it is
+    outside   the layers whose weights are read elsewhere than in their calls
     """
 
     layers: Mapping[str, Traced] = field(default_factory=dict)
     classes: int | None = None
+    classless: UserError | None = None
+    outputs: tuple[str, ...] = ()
+    unclear: str = ""
+    idle: tuple[str, ...] = ()
+    hidden: str = ""
+    outside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Part:
-    """A rule with the values that its parameters have."""
+    """A rule with the values that its parameters have.
+
+    verdict   of its ledger: `local` or `nonlocal`; None for a program, which has no ledger
+    """
 
     program: Program
     parameters: Mapping[str, float]
+    verdict: str | None = None
 
     @property
     def rule(self) -> str:
@@ -117,7 +133,6 @@ class Assembly:
     whole        whether more than the layers takes part in a pass: a rule reads e or delta[k], or there are phases
     """
 
-    part: Part
     places: Mapping[str, Place]
     constraints: tuple[Part, ...]
     classes: int | None
@@ -125,20 +140,42 @@ class Assembly:
 
 
 def compiled(rule: RuleLike, backend: str, parameters: Mapping[str, float]) -> Part:
-    """A rule in any of its forms. Raises UserError for a parameter that it doesn't have."""
+    """A rule in any of its forms. Raises UserError for what is no rule, and for a parameter that it doesn't have."""
     if isinstance(rule, str | Path):
         import ruledsl
 
-        return part_of(ruledsl.load(rule, **parameters).compile(backend), {})  # static parameters can be given, too
-    return part_of(rule if isinstance(rule, Program) else rule.compile(backend), parameters)
+        if parameters:
+            _check_parameters(str(rule), ruledsl.load(rule).parameters, parameters)
+        loaded = ruledsl.load(rule, **parameters)  # static parameters can be given, too
+        return replace(part_of(loaded.compile(backend), {}), verdict=loaded.verdict)
+    if isinstance(rule, Program):
+        return part_of(rule, parameters)
+    program = None if isinstance(rule, type) or not hasattr(rule, "compile") else rule.compile(backend)
+    if not isinstance(program, Program):
+        raise UserError(
+            f"{rule!r} is no rule",
+            'a rule is a name such as "feedback_alignment", the path of a file, ruledsl.load(...), or a Program',
+        )
+    return replace(part_of(program, parameters), verdict=getattr(rule, "verdict", None))
 
 
 def part_of(program: Program, parameters: Mapping[str, float]) -> Part:
     """A program with parameters. Raises UserError for one that it doesn't have."""
-    for name in parameters:
-        if name not in program.parameters:
-            raise UserError(f"{program.rule} has no parameter `{name}`", suggest(name, program.parameters))
+    _check_parameters(program.rule, program.parameters, parameters)
     return Part(program, {**program.parameters, **parameters})
+
+
+def _check_parameters(rule: str, known: Iterable[str], given: Iterable[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise UserError(f"{rule} has no parameter `{name}`", suggest(name, known))
+
+
+def unsuitable(facts: Facts, part: Part) -> str | None:
+    """Why a layer cannot follow this rule, where it could follow others."""
+    if facts.indices and (not part.program.maps_x_alone or part.driven):
+        return f"its input is indices, and {part.rule} reads x as an activity"
+    return None
 
 
 def learning_rule(part: Part) -> Part:
@@ -164,21 +201,19 @@ def constraint(part: Part) -> Part:
 def assemble(
     layers: Mapping[str, Facts],
     trace: Trace,
-    part: Part,
-    output: Part | None,
+    parts: Mapping[str, Part],
     constraints: Sequence[Part],
     phis: Mapping[str, Callable[[Any], Any] | None],
     example_of_phi: str,
 ) -> Assembly:
-    """What every layer follows. Raises UserError where network and rules do not fit.
+    """What every layer is told. Raises UserError where network and rules do not fit.
 
+    parts           by layer, the rule that it follows; a layer without one stays what it is
     phis            by layer, its activation, where one is declared
     example_of_phi  how one is declared: an activation of the backend
     """
     ordered = [*trace.layers, *(name for name in layers if name not in trace.layers)]
-    parts = {name: learning_rule(part) for name in ordered}
-    if output is not None:
-        parts[ordered[-1]] = learning_rule(output)
+    parts = {name: learning_rule(parts[name]) for name in ordered if name in parts}
     bindings = [each.binding for each in parts.values()]
     classes = _classes(layers, bindings, trace)
     added = tuple(constraint(each) for each in constraints)
@@ -187,18 +222,22 @@ def assemble(
         _check_shapes(name, layers[name], own, trace)
     _check_names(layers, parts, added)
     _check_phases(parts, trace)
-    places = {name: _place(own, name, trace, phis) for name, own in parts.items()}
+    places = {name: _place(parts, name, trace, phis) for name in parts}
     scheduled = any(own.program.schedule != Schedule() for own in parts.values())
     whole = scheduled or any(binding.direct or binding.dense or binding.evoked for binding in bindings)
-    return Assembly(part, places, added, classes, whole)
+    return Assembly(places, added, classes, whole)
 
 
-def _place(own: Part, name: str, trace: Trace, phis: Mapping[str, Callable[[Any], Any] | None]) -> Place:
-    binding = own.binding
+def _place(
+    parts: Mapping[str, Part], name: str, trace: Trace, phis: Mapping[str, Callable[[Any], Any] | None]
+) -> Place:
+    own, binding = parts[name], parts[name].binding
     at = trace.layers.get(name)
     if at is None:
         return Place(own, phis.get(name), True, None, None, {})
-    below = {other: trace.layers[other].output_shape[1:] for other in at.downstream} if binding.dense else {}
+    # A layer that follows no rule tells nobody its error.
+    downstream = [other for other in at.downstream if other in parts]
+    below = {other: trace.layers[other].output_shape[1:] for other in downstream} if binding.dense else {}
     sends = at.sends or not binding.for_senders
     return Place(own, phis.get(name), sends, at.input_shape, at.output_shape, below)
 
@@ -209,7 +248,9 @@ def _classes(layers: Mapping[str, Facts], bindings: Iterable[Binding], trace: Tr
         return None
     if trace.layers:
         if trace.classes is None:
-            raise UserError("the network's output is not [batch, classes], as a rule that reads e or target needs it")
+            raise trace.classless or UserError(
+                "the network's output is not [batch, classes], as a rule that reads e or target needs it"
+            )
         return trace.classes
     dense = [facts.units_out for facts in layers.values() if facts.dense]
     if not dense:
@@ -245,7 +286,8 @@ def _check_phi(
 
 
 def _check_names(layers: Mapping[str, Facts], parts: Mapping[str, Part], added: Sequence[Part]) -> None:
-    for name, facts in layers.items():
+    for name in parts:
+        facts = layers[name]
         own = [tensor.name for tensor in parts[name].binding.tensors if tensor.kind != "forward"]
         extra = [f"{each.rule}_{t.name}" for each in added for t in each.binding.tensors if t.kind != "forward"]
         names = [*own, *extra]
@@ -260,13 +302,15 @@ def _check_names(layers: Mapping[str, Facts], parts: Mapping[str, Part], added: 
 
 
 def _check_phases(parts: Mapping[str, Part], trace: Trace) -> None:
-    if len({own.program.schedule for own in parts.values()} - {Schedule()}) > 1:
-        raise UserError("the rule of the last layer has a schedule that differs from that of the others")
+    scheduled = {own.program.schedule: own.rule for own in parts.values() if own.program.schedule != Schedule()}
+    if len(scheduled) > 1:
+        one, other = list(scheduled.values())[:2]
+        raise UserError(f"{one} has a schedule that differs from that of {other}, and a network has one")
     driven = {phase for own in parts.values() for phase in own.driven}
     evoked = {phase: own.rule for own in parts.values() for phase in own.binding.with_errors}
     silent = {phase: own.rule for own in parts.values() for phase in own.binding.without_errors}
     for phase in driven & {*evoked, *silent}:
-        raise UserError(f"the phase {phase} has a drive in one of the two rules, and none in the other")
+        raise UserError(f"the phase {phase} has a drive in one of the rules, and none in another")
     for phase in evoked.keys() & silent.keys():
         raise UserError(f"errors travel in the phase {phase} of {evoked[phase]}, and not in that of {silent[phase]}")
     for name, own in parts.items():
@@ -274,3 +318,5 @@ def _check_phases(parts: Mapping[str, Part], trace: Trace) -> None:
             raise UserError(f"{own.rule} drives every layer", "give convert an example= of an input batch")
         if own.binding.dense and trace.layers[name].visits > 1:
             raise UserError(f"{own.rule} reads delta[k], and {name} runs {trace.layers[name].visits} times")
+        if own.binding.dense and trace.hidden:
+            raise UserError(f"{own.rule} reads delta[k], and {trace.hidden}")

@@ -23,6 +23,10 @@ class UserError(Exception):
         return f"{self.message}\n  help: {self.help}" if self.help else self.message
 
 
+class RuleWarning(UserWarning):
+    """What happens is not what a user of a network would expect, and why; said once, with the line that mends it."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """A sentence for a name that is not among `known`: the nearest one, or all of them."""
     names = sorted(known)

@@ -87,8 +87,9 @@ class Program:
 
 
 def program_of(instance: object) -> Program:
-    """The program whose emitted module has the class of an object."""
-    program: Program = sys.modules[type(instance).__module__].__dict__[PROGRAM]
+    """The program whose emitted module has the class of an object, or a class that it was made from."""
+    modules = [vars(sys.modules[kind.__module__]) for kind in type(instance).__mro__ if kind.__module__ in sys.modules]
+    program: Program = next(module[PROGRAM] for module in modules if PROGRAM in module)
     return program
 
 

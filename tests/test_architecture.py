@@ -25,6 +25,7 @@ ROOMS = (
     ("library",),
     ("__init__",),
     ("assembly",),
+    ("choices",),
     ("architectures", "data"),
     ("reference",),
     ("verification",),

@@ -11,8 +11,9 @@ import jax
 from flax import nnx
 from jax import Array, lax
 
-from ruledsl.assembly import Facts, Part, Place, RuleLike, Trace, assemble, compiled
-from ruledsl.errors import UserError, suggest
+from ruledsl.assembly import Facts, Part, Place, RuleLike, Trace, assemble
+from ruledsl.choices import compiled_choices, follow
+from ruledsl.errors import RuleWarning, UserError, suggest
 from ruledsl_jax.direct import directed
 from ruledsl_jax.layers import Activation
 from ruledsl_jax.modules import KINDS, Following, RuleLayer
@@ -48,7 +49,7 @@ def convert(
     Weight layers are `nnx.Linear`, `Conv`, `ConvTranspose`, and `Embed` where the rule allows it.
 
     rule         a name of the library, a path, `ruledsl.load(...)`, or a compiled Program
-    output       another rule for the last weight layer
+    output       another rule for the weight layer that runs last (without an example: that was made last)
     example      an input batch, traced through the network in evaluation mode: it tells in which order layers run, the
                  shapes of activities, and the number of classes (otherwise `out_features` of the last Linear)
     activations  by the layer's name, its activation (or the name of one in jax.nn): rules call it `phi`
@@ -59,15 +60,16 @@ def convert(
     What the rule adds stands beside them (`net.fc1.B`). `net.ruledsl` lists the layers, and what was skipped, of
     which there is a warning too. Raises UserError, before anything has changed, where network and rule do not fit.
     """
-    own = compiled(rule, "jax", parameters)
-    other = None if output is None else compiled(output, "jax", {})
-    for part in (own, other or own):
+    chosen = compiled_choices("jax", rule, None, output, parameters)
+    for part in chosen.parts:
         _refuse(part)
-    layers, skipped = _survey(net, (own, other or own))
+    layers, skipped = _survey(net, chosen.parts)
     traced = Trace() if example is None else trace(net, example)
+    last = [*(traced.layers or layers)][-1:]
+    parts = {name: part for name, part in follow(layers, chosen, last).items() if part is not None}
     phis = _activations(layers, activations or {})
     facts = {name: _facts(layer) for name, layer in layers.items()}
-    assembly = assemble(facts, traced, own, other, [], phis, "jax.nn.relu")
+    assembly = assemble(facts, traced, parts, [], phis, "jax.nn.relu")
     keys = dict(zip(layers, jax.random.split(jax.random.key(seed), len(layers)), strict=True))
     prepared = {
         name: _prepared(layers[name], place, assembly.classes, keys[name]) for name, place in assembly.places.items()
@@ -82,7 +84,8 @@ def convert(
     net.ruledsl = Record(tuple(assembly.places), tuple(skipped.items()), assembly.classes)  # type: ignore[attr-defined]
     if skipped:
         listed = "; ".join(f"{name}: {why}" for name, why in skipped.items())
-        warnings.warn(f"not converted, and learning by their exact gradient: {listed}", stacklevel=2)
+        said = f"not converted, and learning by jax.grad from the errors that reach them: {listed}"
+        warnings.warn(said, RuleWarning, stacklevel=2)
     return net
 
 

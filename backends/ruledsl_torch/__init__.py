@@ -1,4 +1,4 @@
-"""The PyTorch backend: `convert` a network, train it in any loop, `advance` it after each step."""
+"""The PyTorch backend: `convert` a network, train it in any loop, `advance` it after each step; `unconvert` it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ if TYPE_CHECKING:
     from ruledsl_torch.network import observe as observe
     from ruledsl_torch.optimization import optimizer as optimizer
     from ruledsl_torch.optimization import optimizers as optimizers
+    from ruledsl_torch.stepping import complete as complete
+    from ruledsl_torch.unconversion import unconvert as unconvert
 
 _ROOMS = {
     "advance": "ruledsl_torch.network",
+    "complete": "ruledsl_torch.stepping",
     "convert": "ruledsl_torch.conversion",
     "observe": "ruledsl_torch.network",
     "optimizer": "ruledsl_torch.optimization",
     "optimizers": "ruledsl_torch.optimization",
+    "unconvert": "ruledsl_torch.unconversion",
 }
-__all__ = ["BACKEND", "advance", "convert", "observe", "optimizer", "optimizers"]
+__all__ = ["BACKEND", "advance", "complete", "convert", "observe", "optimizer", "optimizers", "unconvert"]
 
 
 def __getattr__(name: str) -> Any:

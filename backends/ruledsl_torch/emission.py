@@ -57,7 +57,7 @@ def _axis(node: Node) -> str:
 
 
 def _reduce(method: str, options: str = "") -> Form:
-    more = f", {options}" if options else ""
+    also = f", {options}" if options else ""
 
     def form(writer: Writer, node: Node) -> str:
         value = writer.write(node.args[0], 9)
@@ -65,13 +65,46 @@ def _reduce(method: str, options: str = "") -> Form:
             return f"{value}.{method}({options})"
         if node.attrs[0] == "positions":
             return forms.flat(node, forms.over_positions(method, "torch.sqrt", "torch.square")(writer, node))
-        return forms.flat(node, f"{value}.{method}({_axis(node)}, keepdim=True{more})")
+        if node.attrs[0] == "batch":
+            text = f"joint_std({writer.use('layer')}, {writer.write(node.args[0])})"
+            if method == "mean":
+                power = writer.joint.get(id(node), 0)
+                more = f", {power}" if power else ""
+                text = f"joint({writer.use('layer')}, {value}.mean(0, keepdim=True){more})"
+            return forms.flat(node, text)
+        return forms.flat(node, f"{value}.{method}({_axis(node)}, keepdim=True{also})")
 
     return form
 
 
+def _joint(form: Form) -> Form:
+    """What is reduced over the batch; of replicas that have to bring it together, for the joint batch."""
+
+    def joined(writer: Writer, node: Node) -> str:
+        assert callable(form)
+        text = form(writer, node)
+        if id(node) not in writer.joint:
+            return text
+        power = writer.joint[id(node)]
+        return f"joint({writer.use('layer')}, {_bare(text)}{f', {power}' if power else ''})"
+
+    return joined
+
+
+def _bare(text: str) -> str:
+    """Without the brackets around all of it."""
+    depth = 0
+    for index, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if depth == 0 and index < len(text) - 1:
+            return text
+    return text[1:-1]
+
+
 def _l2_norm(writer: Writer, node: Node) -> str:
     value = writer.write(node.args[0])
+    if node.attrs[0] == "batch":
+        return forms.flat(node, f"joint_norm({writer.use('layer')}, {value})")
     if node.attrs[0] == "positions":
         return forms.flat(node, forms.over_positions("l2_norm", "torch.sqrt", "torch.square")(writer, node))
     return forms.flat(node, f"torch.linalg.vector_norm({value}, dim={_axis(node)}, keepdim=True).clamp(min=1e-6)")
@@ -116,6 +149,11 @@ def _random(method: str) -> Form:
     return form
 
 
+def _add_scaled(writer: Writer, node: Node) -> str:
+    summed, (c, weight) = node.args[0], node.args[1].args
+    return f"torch.add({writer.write(summed)}, {writer.write(weight)}, alpha={writer.write(c)})"
+
+
 def _signs(writer: Writer, node: Node) -> str:
     return f"1 - 2 * {_random('bernoulli_')(writer, node)}"
 
@@ -123,8 +161,8 @@ def _signs(writer: Writer, node: Node) -> str:
 RESERVED = frozenset(
     """
     torch nn F Linear Conv2d self ctx inputs output layer function downstream shapes per_family families zeros zero
-    results rest prod once_differentiable params param_groups parameters foreach group initial_lr state states each
-    value before
+    results rest prod tensordot once_differentiable params param_groups parameters foreach group initial_lr state states
+    each value before
     """.split()  # noqa: SIM905
 )
 
@@ -138,8 +176,15 @@ IMPORTS = {
     **imported("Schedule", of="ruledsl.ir.phases"),
     **imported("Constraint", "Driven", "Gradient", "Next", "RuleLayer", "Taught", of="ruledsl_torch.layers"),
     **imported("apply_of", "filled", "handed_on", of="ruledsl_torch.layers"),
-    **imported("convolution", "dense", "only_linear", of="ruledsl_torch.linear"),
+    **imported("convolution", "dense", "only_linear", "tensordot", of="ruledsl_torch.linear"),
     **imported("optimizer", of="ruledsl_torch.optimization"),
+    **imported(
+        "joint", "joint_errors", "joint_norm", "joint_size", "joint_std", "own_errors", of="ruledsl_torch.replicas"
+    ),
+    **imported("Once", "StepLayer", of="ruledsl_torch.stepping"),
+    **imported("PlainLayer", of="ruledsl_torch.plain"),
+    **imported("OnceLayer", of="ruledsl_torch.once"),
+    **imported("PhasedLayer", of="ruledsl_torch.phased"),
     **imported("RuleOptimizer", "number", "scalar", of="ruledsl_torch.rule_optimizer"),
 }
 """Of what an emitted module uses, whence it comes."""
@@ -157,6 +202,7 @@ BACKEND = Backend(
     shown=shown,
     reserved=RESERVED,
     attributes=ATTRIBUTES,
+    completes=True,
     operations={
         "relu": forms.elementwise("torch.relu"),
         "sign": forms.elementwise("torch.sign"),
@@ -173,18 +219,19 @@ BACKEND = Backend(
         "where": _where,
         "phi": forms.activation,
         "dphi": forms.activation,
-        "apply": forms.applied("torch.tensordot({0}, {1}, dims={2})", "({0}.flatten(1) @ {1}.flatten(1).T)"),
-        "outer": forms.outer("torch.tensordot({0}, {1}, dims=([0], [0]))"),
-        "dot": forms.dot,
-        "sq": forms.dot,
+        "apply": forms.applied("tensordot({0}, {1}, dims={2})", "({0}.flatten(1) @ {1}.flatten(1).T)"),
+        "outer": _joint(forms.outer("tensordot({0}, {1}, dims=([0], [0]))")),
+        "dot": _joint(forms.dot),
+        "sq": _joint(forms.dot),
+        "add_scaled": _add_scaled,
         "norm": "torch.linalg.vector_norm({0})",
-        "total": lambda writer, node: f"{writer.write(node.args[0], 9)}.sum()",
+        "total": _joint(lambda writer, node: f"{writer.write(node.args[0], 9)}.sum()"),
         "mean": _reduce("mean"),
         "std": _reduce("std", "correction=0"),
         "l2_norm": _l2_norm,
         "count": _count,
         "full_like": _full_like,
-        "summed": forms.summed,
+        "summed": _joint(forms.summed),
         "sum_k": forms.sum_over_layers,
         "fill": _fill,
     },

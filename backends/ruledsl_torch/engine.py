@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from ruledsl.architectures import Architecture
 from ruledsl.data import Batch
-from ruledsl.errors import UserError
+from ruledsl.errors import RuleWarning, UserError
 from ruledsl.program import TASK, Program, program_of
 from ruledsl.training import probes
 from ruledsl.training.config import Config, OptimizerConfig
@@ -39,6 +40,7 @@ class Engine:
         output: Program | None,
         config: Config,
         constraints: Sequence[Program] = (),
+        layers: Mapping[str, Program | None] = {},
     ) -> None:
         """See `ruledsl.training.engine.Engine.init`."""
         if config.threads:
@@ -51,20 +53,25 @@ class Engine:
             # A generator of its own, derived from the seed: the rule's random values leave those of W as they are.
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
             # Only phases that draw activity need to know how much of it.
-            drives = any(f.role == "drive" for program in (rule, output) if program for f in program.functions)
+            programs = (rule, output, *layers.values())
+            drives = any(f.role == "drive" for program in programs if program for f in program.functions)
             example = torch.zeros(config.data.batch_size if drives else 2, *architecture.input_shape)
-            convert(
-                self.net,
-                rule,
-                output=output,
-                constraints=constraints,
-                example=example,
-                activations=activations(architecture),
-                generator=generator,
-            )
+            with warnings.catch_warnings():  # the loss is as they want it
+                warnings.filterwarnings("ignore", ".* does not follow the scale of the loss", RuleWarning)
+                convert(
+                    self.net,
+                    rule,
+                    rules=layers,
+                    output=output,
+                    constraints=constraints,
+                    example=example,
+                    activations=activations(architecture),
+                    generator=generator,
+                )
             self.network = self.net.ruledsl  # type: ignore[assignment]
-        elif constraints:
-            raise UserError("constraints need a rule", "rule = backprop learns what autograd learns")
+        elif constraints or layers:
+            what = "constraints" if constraints else "rules for single layers"
+            raise UserError(f"{what} need a rule for the network", "rule = backprop learns what autograd learns")
         settings = {TASK: config.optimizer, **config.optimizers}
         groups = receivers(self.network, self.net)
         self.optimizers = Optimizers(self.network, {name: _optimizer(settings[name], groups[name]) for name in groups})
@@ -106,7 +113,10 @@ class Engine:
     def probe(self) -> dict[str, float]:
         """See `ruledsl.training.engine.Engine.probe`."""
         found: dict[str, float] = {}
-        for name, layer in list(self._layers())[1:]:  # the first one sends to nobody
+        roles = getattr(self.network, "roles", {})
+        for name, layer in self._layers():
+            if "first" in roles.get(name, ""):  # it sends to nobody
+                continue
             maps = (tensor.name for tensor in program_of(layer).tensors if tensor.space == ("post", "pre"))
             for tensor in maps:
                 found |= probes.measure(name, tensor, _array(layer.weight), _array(getattr(layer, tensor)))

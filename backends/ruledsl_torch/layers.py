@@ -1,268 +1,243 @@
-"""What emitted layers have in common: their tensors, and what their phases hand to the network."""
+"""Layers under any rule, as `ruledsl_torch.convert` makes them of the layers of any network.
+
+What `PlainLayer` has, and beside it: weights that are computed from other parameters or are part of a larger module,
+constraints, replicas, and what a layer can't be part of.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from ruledsl.errors import UserError
-from ruledsl.ir.phases import Schedule
-from ruledsl_torch.linear import only_linear
+from ruledsl_torch.plain import Driven as Driven
+from ruledsl_torch.plain import Gradient as Gradient
+from ruledsl_torch.plain import Next as Next
+from ruledsl_torch.plain import PlainLayer
+from ruledsl_torch.plain import Taught as Taught
+from ruledsl_torch.plain import Unconnected as Unconnected
+from ruledsl_torch.plain import apply_of as apply_of
+from ruledsl_torch.plain import filled as filled
+from ruledsl_torch.plain import handed_on as handed_on
+from ruledsl_torch.speaking import warn_once
 
-transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
-"""Whether a transform of torch.func (grad, vmap, ...) is active."""
+if TYPE_CHECKING:
+    from ruledsl_torch.projection import Rows
 
-
-def apply_of(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """`function.apply`, without what that does for transforms where none is active: a fifth of a small step."""
-    if torch.compiler.is_compiling() or transforming():
-        return function.apply
-    return super(torch.autograd.Function, function).apply  # type: ignore[misc, no-any-return]
-
-
-class Next(NamedTuple):
-    """`tensor <- value`, stored when the phase is over."""
-
-    tensor: Tensor
-    value: Tensor | float
+checks: list[Callable[[RuleLayer], None]] = []
+"""Asked where a layer is compiled, exported, or transformed by torch.func: see `ruledsl_torch.transformations`."""
 
 
-class Gradient(NamedTuple):
-    """A pseudo-gradient of a tensor, for one of the network's optimizers."""
+class RuleLayer(PlainLayer):
+    """A layer of any kind under any rule, in any network.
 
-    tensor: Tensor
-    value: Tensor
-    optimizer: str
+    unscaled      results of its passes (`send`, tensors) that do not scale with the loss
+    batched       those that do not add up over micro-batches
+    joint         whether its equations reduce over the joint batch of all replicas
+    unlike        the equations of which replicas can't compute each its share
+    constraints   more of what happens after a step, added from outside
 
+    What convert knows of a layer: `moves`, the rule or constraint that moves `weight` or `bias` beside the task's
+    optimizer; `followers`: weights of the rule that move as W moves.
 
-class Driven(NamedTuple):
-    """A phase with `drive`: `x = draw(layer, generator)`, then `run(layer, x)`.
-
-    serves_sending   whether a layer that sends to nobody has nothing to do in it
+    `parts`: of a layer inside a larger module, `owner`, those of `weight` and `bias` that are rows of its parameters.
     """
 
-    phase: str
-    draw: Callable[..., Tensor]
-    run: Callable[..., Sequence[Next | Gradient]]
-    serves_sending: bool = False
-
-
-class Taught(NamedTuple):
-    """What has a pseudo-gradient for an optimizer in a phase: attributes of the layer."""
-
-    phase: str
-    optimizer: str
-    tensors: tuple[str, ...]
-
-
-class Unconnected:
-    """In the place of what the layers of a network share, where nobody has made it."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise UserError("this layer follows a rule that needs a whole network", "net = convert(net, ...) comes first")
-
-
-class RuleLayer(nn.Module):
-    """A layer of any kind under any rule; an emitted class says the rest.
-
-    linear_map       what equations call `layer`, for an input x where its size matters
-    example_axes     the axes of an input without its batch
-    rule             its name; `hyperparameters`: those of the rule's parameters that are numbers
-    clocked          the counters `step epoch progress lr` that it reads
-    schedule         when each phase runs; `driven`: the phases with `drive`
-    with_errors      further phases that see the batch, and in which errors travel; `without_errors`: others
-    teaches          what has a pseudo-gradient for which optimizer, and in which phase (None: all of it is the task's)
-    beside           pairs: a tensor that holds the pseudo-gradient of another one for a second optimizer
-    optimizers       pairs: the name of one that the rule brings along, and what makes it of parameters
-    own_decay        tensors whose rule decays them itself
-    after_step       what happens after a step, stage by stage; `constraints`: more of that, added from outside
-    reads_out        whether a function reads anything over the network's outputs; `reads_phi`: or the activation
-    for_senders      whether it lacks something where it is known to send to nobody
-
-    What convert knows of a layer: `network`, what it shares with others, and `path`, its name there; `classes` of the
-    network; `input_shape` and `output_shape` with the batch; `sends`: False where it has nobody to send an error to;
-    `downstream`: by name, the shapes of the activities of the layers downstream, without the batch; `phi`, `dphi`.
-    """
-
-    linear_map: Callable[..., Any]
-    example_axes: ClassVar[int]
-    rule: ClassVar[str]
-    hyperparameters: ClassVar[tuple[str, ...]] = ()
-    clocked: ClassVar[tuple[str, ...]] = ()
-    schedule: ClassVar[Schedule] = Schedule()
-    driven: ClassVar[tuple[Driven, ...]] = ()
-    with_errors: ClassVar[tuple[str, ...]] = ()
-    without_errors: ClassVar[tuple[str, ...]] = ()
-    teaches: ClassVar[tuple[Taught, ...] | None] = None
-    beside: ClassVar[tuple[tuple[str, str], ...]] = ()
-    optimizers: ClassVar[tuple[tuple[str, Callable[..., torch.optim.Optimizer]], ...]] = ()
-    own_decay: ClassVar[tuple[str, ...]] = ()
-    after_step: ClassVar[tuple[Callable[..., Sequence[Next | Gradient]], ...]] = ()
-    reads_out: ClassVar[bool] = False
-    reads_phi: ClassVar[bool] = False
-    for_senders: ClassVar[bool] = False
-    weight: Tensor
+    unscaled: ClassVar[tuple[str, ...]] = ()
+    batched: ClassVar[tuple[str, ...]] = ()
+    joint: ClassVar[bool] = False
+    unlike: ClassVar[tuple[str, ...]] = ()
+    owner: nn.Module
+    parts: Mapping[str, Rows] = {}
     constraints: tuple[Any, ...] = ()
-    network: Any = Unconnected()
-    path = ""
-    classes: int | None = None
-    input_shape: tuple[int, ...] | None = None
-    output_shape: tuple[int, ...] | None = None
-    sends = True
-    downstream: Mapping[str, tuple[int, ...]] = {}
-    phi: Callable[[Tensor], Tensor] | None = None
-
-    def __init__(self, *arguments: Any, generator: torch.Generator | None = None, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        if not only_linear(self):
-            raise ValueError("a convolution that follows a rule is padded with zeros, and alike on both sides")
-        self.follow(generator)
+    moves: Mapping[str, str] = {}
+    followers: tuple[str, ...] = ()
 
     @property
-    def W(self) -> Tensor:
-        """The forward kernel, as rules call it."""
-        return self.weight
+    def stored(self) -> Tensor:
+        """The weight, or a parameter that it is computed from: tells device and element type, and computes nothing."""
+        weight = held(self, "weight")
+        return next(self.parameters()) if weight is None else weight
 
-    @property
-    def b(self) -> Tensor | None:
-        """The bias, as rules call it; None for a layer without one."""
-        bias: Tensor | None = getattr(self, "bias", None)
-        return bias
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `to`, `half` and the like do to every tensor. Raises UserError for complex ones."""
+        if fn(self.stored.new_empty(0)).is_complex():
+            raise UserError(f"{self.rule} is written for real weights, and has no complex conjugates")
+        return super()._apply(fn, recurse)
 
-    @property
-    def bias_or_zeros(self) -> Tensor:
-        """The bias, or zeros in its place."""
-        return self.weight.new_zeros(self.linear_map().units_out) if self.b is None else self.b
-
-    def dphi(self, v: Tensor) -> Tensor:
-        """The derivative of phi, elementwise."""
-        assert self.phi is not None
-        derivative: Tensor = torch.func.jvp(self.phi, (v,), (torch.ones_like(v),))[1]
-        return derivative
-
-    def drive(self, phase: str) -> Driven | None:
-        """The phase of this name, where it has an input of its own."""
-        return next((driven for driven in self.driven if driven.phase == phase), None)
-
-    # --- tensors ---
-
-    def follow(self, generator: torch.Generator | None = None, **facts: Any) -> Self:
-        """Make the rule's tensors; drawn where the generator is, or the weights are. `facts` become attributes."""
-        self.__dict__.update(facts)  # not through nn.Module: an activation that is a module has its place already
-        if not hasattr(self, "bias"):  # a table of embeddings has none
-            self.register_parameter("bias", None)
-        with torch.no_grad(), self.weight.device if generator is None else generator.device:
-            self.start(generator)
-        return self
-
-    def start(self, generator: torch.Generator | None) -> None:
-        """Make the rule's tensors."""
-
-    def learn(self, name: str, shape: Sequence[int], value: Tensor | float) -> None:
-        """A tensor that has a pseudo-gradient, with its first value."""
-        self.register_parameter(name, nn.Parameter(self._filled(shape, value)))
-
-    def keep(self, name: str, shape: Sequence[int], value: Tensor | float) -> None:
-        """A tensor without a pseudo-gradient, with its first value."""
-        self.register_buffer(name, self._filled(shape, value))
-
-    def receive(self, name: str, like: Tensor | None) -> None:
-        """Room for what a backward pass computes for a tensor beside its gradient, or instead of it."""
-        self.register_buffer(name, None if like is None else torch.zeros_like(like), persistent=False)
-        self.register_buffer("backward_passes", self.weight.new_zeros(()), persistent=False)
-
-    def _filled(self, shape: Sequence[int], value: Tensor | float) -> Tensor:
-        empty = torch.empty(tuple(shape), dtype=self.weight.dtype, device=self.weight.device)
-        return empty.copy_(value) if isinstance(value, Tensor) else empty.fill_(value)
-
-    def shape_of(self, *spaces: str) -> tuple[int, ...]:
-        """The shape of a tensor over the network's output, or between it and one side of this layer.
-
-        Raises UserError where that depends on what is not known.
-        """
-        if self.classes is None:
-            raise UserError(f"{self.rule} needs to know the number of classes", "give convert an example=")
-        inner = [space for space in spaces if space != "out"]
-        if not inner:
-            return (self.classes,)
-        activity = self.input_shape if inner == ["pre"] else self.output_shape
-        if activity is not None:
-            return (self.classes, *activity[1:])
-        units = self.linear_map()
-        if self.example_axes != 1:
-            raise UserError(
-                f"{self.rule} has a map between a convolution's neurons and the output, and their number depends on "
-                "the size of the images",
-                "give convert an example= of an input batch",
-            )
-        return (self.classes, units.units_in if inner == ["pre"] else units.units_out)
-
-    def family(self, name: str, downstream: Iterable[str]) -> list[Tensor | None]:
-        """The maps `name` from the layers downstream: `D_0` is that from the first one, and so on; None for no map."""
-        return [getattr(self, f"{name}_{index}", None) for index, _ in enumerate(downstream)]
-
-    # --- passes ---
-
-    def check_sends(self, x: Tensor) -> None:
-        """Raises UserError where an error is to be sent after all."""
-        if x.requires_grad and not self.sends:
-            raise UserError(
-                "this layer's input needs a gradient, which it did not when the network was converted",
-                "convert with an example whose requires_grad is set",
-            )
-
-    def reached(self, x: Tensor) -> Tensor:
-        """x; where nothing here needs a gradient, so that no backward pass would come by, as something that does."""
-        if x.requires_grad or any(parameter.requires_grad for parameter in self.parameters(recurse=False)):
-            return x
-        return x.detach().requires_grad_()
-
-    def refuse_transforms(self) -> None:
-        """Raises UserError inside a transform of torch.func, where what a backward pass stores has no place."""
-        if transforming():
-            raise UserError(
-                f"{self.rule} stores what its backward pass computes, which the transforms of torch.func cannot",
-                "let loss.backward() differentiate the network",
-            )
-
-    def check_pass(self, has_optimizers: bool) -> None:
-        """Raises RuntimeError or UserError where what the backward pass left cannot be stored."""
-        passes = getattr(self, "backward_passes", None)
-        if passes is not None and passes > 1:
-            raise RuntimeError(
-                f"the backward pass went {passes:.0f} times through layer {self.path!r} since the last advance(net), "
-                f"and {self.rule} assigns once per step what it computes there: "
-                "call advance(net) after each backward(), and use the layer once per forward pass"
-            )
-        for holder, target in self.beside:
-            value = getattr(self, holder)
-            if not has_optimizers and value is not None and value.any():
-                by = next(taught.optimizer for taught in self.teaches or () if holder in taught.tensors)
-                name = {"weight": "W", "bias": "b"}.get(target, target)
-                raise UserError(
-                    f"{self.rule} trains {name} by the task optimizer and `by {by}`",
-                    "optimizer = optimizers(net, task=...) keeps the two apart",
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *others: Any) -> None:
+        """As torch does; warns where it brings weights, and nothing of what a constraint keeps of them."""
+        super()._load_from_state_dict(state_dict, prefix, *others)
+        kept = self._buffers.keys() - self._non_persistent_buffers_set
+        for constraint in self.constraints if f"{prefix}weight" in state_dict else ():
+            if any(name.startswith(f"{constraint.rule}_") and f"{prefix}{name}" not in state_dict for name in kept):
+                warn_once(
+                    self.network,
+                    f"loaded {constraint.rule}",
+                    f"{prefix}weight was loaded, and what {constraint.rule} keeps is that of the weight before",
+                    "net.load_state_dict(...) before convert, or a state that has the constraint's tensors",
                 )
 
-    def arrived(self, **holders: str) -> list[Next]:
-        """By tensor, the next values that a backward pass has left in others; none where it did not come by."""
-        if not self.backward_passes:
-            return []
-        self.backward_passes.zero_()
-        pairs = [(getattr(self, target), getattr(self, holder)) for target, holder in holders.items()]
-        return [Next(target, value) for target, value in pairs if target is not None and value is not None]
+    def read_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter that the layer reads, those among them that the module around it holds."""
+        yield from super().read_parameters()
+        yield from ((name, part.whole(self.owner)) for name, part in self.parts.items())
 
-    def end_pass(self, phase: str) -> Sequence[Next | Gradient]:
-        """The next values that a pass leaves behind."""
-        return ()
+    def held(self, name: str) -> Tensor | None:
+        """See `held`, below."""
+        return held(self, name)
 
-    def draw_fresh(self, generator: torch.Generator | None) -> None:
-        """Draw what is fresh at every step."""
+    def gradient_of(self, name: str) -> Tensor | None:
+        """The `.grad` of a tensor of the layer, or its rows of it: what is written there, an optimizer will see."""
+        parameter = held(self, name)
+        gradient = None if parameter is None else parameter.grad
+        return gradient if gradient is None or name not in self.parts else self.parts[name].of(gradient)
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether gradients averaged over replicas are not all that a step of the joint batch takes."""
+        assigns = type(self).end_pass is not RuleLayer.end_pass or bool(self.passing)
+        return bool(self.joint or self.unlike or self.driven or assigns)
+
+    @property
+    def draws(self) -> bool:
+        """Whether anything is drawn anew at every step."""
+        added = any(type(each).draw_fresh is not Constraint.draw_fresh for each in self.constraints)
+        return added or type(self).draw_fresh is not RuleLayer.draw_fresh
+
+    def extra_repr(self) -> str:
+        """What torch shows of the layer, its rule, and its part in the network where that is known."""
+        part = getattr(self.__dict__.get("network"), "roles", {}).get(self.path)
+        return ", ".join(filter(None, (super().extra_repr(), part and f"part={part}")))
+
+    def follow(self, generator: torch.Generator | None = None, **facts: Any) -> Self:
+        """See `PlainLayer.follow`; then what constraints add."""
+        if not hasattr(self, "bias"):  # a table of embeddings has none
+            self.register_parameter("bias", None)
+        super().follow(generator, **facts)
+        with torch.no_grad(), self.stored.device if generator is None else generator.device:
+            for constraint in self.constraints:
+                constraint.start(self, generator)
+        return self
+
+    def joint_map(self, x: Tensor) -> Any:
+        """The linear map for an input x; it knows the replicas that have the rest of the batch, if there are any."""
+        linear_map, replicas = self.linear_map(x), getattr(self.network, "replicas", None)
+        if replicas is None:
+            return linear_map
+        if not hasattr(linear_map, "replicas"):
+            kind = type(linear_map).__name__
+            raise UserError(f"{kind} has no field `replicas`, which {self.rule} needs for data parallel training")
+        return linear_map._replace(replicas=replicas)
+
+    def check_transformed(self) -> None:
+        """See `PlainLayer.check_transformed`."""
+        for check in checks:
+            check(self)
+
+    def check_frozen(self) -> None:
+        """Warn where W is frozen and a weight of the rule that moves as W moves is not."""
+        if self.followers and not any(p.requires_grad for name, p in self.read_parameters() if _makes_weight(name)):
+            for name in self.followers:
+                if getattr(self, name).requires_grad:
+                    where = f"net.{self.path}" if self.path else "net"
+                    warn_once(
+                        self,
+                        f"frozen {name}",
+                        f"{where}.weight is frozen and {name}, which {self.rule} moves as W moves, goes on learning",
+                        f"{where}.{name}.requires_grad_(False)",
+                    )
+
+    def check_parametrised(self) -> None:
+        """Raises UserError where the rule or a constraint moves a tensor that is computed from others."""
+        check_moves(self, self.moves)
+        # What older hooks compute before a forward pass is that of before the optimizer's step.
+        if isinstance(self.__dict__.get("weight"), Tensor) or isinstance(self.__dict__.get("bias"), Tensor):
+            training, self.training = self.training, False  # in which spectral_norm takes no further step
+            for hook in self._forward_pre_hooks.values():
+                if isinstance(hook, BasePruningMethod | WeightNorm | SpectralNorm):
+                    hook(self, ())
+            self.training = training
+
+    def forget_passes(self) -> None:
+        """Count backward passes anew."""
+        with torch.no_grad():
+            self.get_buffer("backward_passes").zero_()
+
+    def check_pass(self, has_optimizers: bool) -> None:
+        """See `PlainLayer.check_pass`."""
+        self.check_parametrised()
+        self.check_frozen()
+        super().check_pass(has_optimizers)
+
+    def stages(self) -> Iterator[Sequence[Next | Gradient]]:
+        """What happens after a step, then the constraints, in order."""
+        yield from super().stages()
+        yield from (stage(constraint, self) for constraint in self.constraints for stage in constraint.after_step)
+
+
+DECLARED = frozenset({*PlainLayer.__annotations__, *RuleLayer.__annotations__})
+"""What every layer has a word for, whether or not it has a value."""
+
+
+def parametrised(layer: nn.Module, name: str) -> bool:
+    """Whether a layer computes its `weight` or `bias` anew from others, so that nothing can be stored in it.
+
+    So it is under torch.nn.utils.parametrize, and under the older hooks of weight_norm, spectral_norm and prune.
+    """
+    if layer._parameters.get(name) is not None:
+        return False
+    modules: Any = layer._modules.get("parametrizations", ())
+    return name in modules or isinstance(layer.__dict__.get(name), Tensor)
+
+
+def _makes_weight(name: str) -> bool:
+    """Whether a parameter of a layer, by its name, is the weight or one that the weight is computed from."""
+    return name.startswith(("weight", "parametrizations.weight."))
+
+
+def held(layer: nn.Module, name: str) -> Tensor | None:
+    """The parameter or buffer of this name; None where there is none, as where a weight is computed from others."""
+    part = getattr(layer, "parts", {}).get(name)
+    own = layer._parameters.get(name) if part is None else part.whole(layer.owner)
+    return layer._buffers.get(name) if own is None else own
+
+
+def replaced(layer: nn.Module) -> bool:
+    """Whether somebody gave this one layer a `forward` of its own, so that it follows no rule."""
+    return "forward" in layer.__dict__
+
+
+def check_moves(layer: nn.Module, moves: Mapping[str, str]) -> None:
+    """Raises UserError where a rule (`moves`: by tensor) moves a `weight` or `bias` that is computed from others."""
+    for name, rule in moves.items():
+        if parametrised(layer, name):
+            raise UserError(
+                f"{rule} moves the {name} of a layer, which this {type(layer).__name__} computes from other parameters",
+                f"torch.nn.utils.parametrize.remove_parametrizations(layer, {name!r}), or prune.remove, comes first",
+            )
+
+
+@contextmanager
+def quiet(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Parametrizations in evaluation mode, in which asking for a weight leaves no trace in them."""
+    own = [layer.parametrizations for layer in layers if is_parametrized(layer)]
+    changed = [(module, module.training) for each in own for module in each.modules()]  # type: ignore[union-attr]
+    try:
+        for module, _ in changed:
+            module.training = False
+        yield
+    finally:
+        for module, training in changed:
+            module.training = training
 
 
 class Constraint:
@@ -287,16 +262,3 @@ class Constraint:
 
     def draw_fresh(self, module: RuleLayer, generator: torch.Generator | None = None) -> None:
         """Draw what is fresh at every step."""
-
-
-def filled(value: Tensor | float, shape: Sequence[int], like: Tensor) -> Tensor:
-    """A result in its full shape: `send = 0` is one number for all."""
-    if not isinstance(value, Tensor):
-        return like.new_full(tuple(shape), value)
-    return value.expand(tuple(shape))
-
-
-def handed_on(ctx: Any, delta_k: Sequence[Tensor]) -> list[Tensor | None]:
-    """The errors of the layers downstream, for those layers before this one that asked for them."""
-    asked = ctx.needs_input_grad[len(ctx.needs_input_grad) - len(delta_k) :]
-    return [error if wanted else None for error, wanted in zip(delta_k, asked, strict=True)]

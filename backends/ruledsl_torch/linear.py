@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 
 
 class Dense(NamedTuple):
@@ -23,6 +24,7 @@ class Dense(NamedTuple):
 
     kernel_shape    [post, pre]
     fan_in, fan_out synapses that a post neuron receives, and that a pre neuron makes
+    replicas        who has the rest of the batch, see `ruledsl_torch.replicas`
     """
 
     units_in: int
@@ -30,6 +32,7 @@ class Dense(NamedTuple):
     kernel_shape: tuple[int, ...]
     fan_in: int
     fan_out: int
+    replicas: Any = None
 
     def apply(self, M: Tensor, v: Tensor, b: Tensor | None = None) -> Tensor:
         """M @ v, or M @ v + b: [batch, pre] -> [batch, post]"""
@@ -41,10 +44,8 @@ class Dense(NamedTuple):
 
     def outer(self, v_post: Tensor, v_pre: Tensor, mean: str | None = None) -> Tensor:
         """The outer product summed over the batch, or averaged: [post, pre]"""
-        if v_post.dim() > 2:
-            summed = v_post.flatten(0, -2).t() @ v_pre.flatten(0, -2)
-        else:
-            summed = v_post.t() @ v_pre
+        post, pre = (v_post, v_pre) if v_post.dim() == 2 else (v_post.flatten(0, -2), v_pre.flatten(0, -2))
+        summed = post.t() @ pre
         return summed if mean is None else summed.div_(len(v_post))
 
     def spread(self, p: Tensor) -> Tensor:
@@ -71,9 +72,10 @@ class Dense(NamedTuple):
 class Convolution(NamedTuple):
     """u = W * x in one, two or three dimensions; a unit is a channel.
 
-    kernel_shape    [units_out, units_in / groups, *kernel]; transposed: [units_in, units_out / groups, *kernel]
+    kernel_shape    [units_out, units_in / groups, *kernel]
     fan_in, fan_out synapses that a post neuron receives, and that a pre neuron makes, strides aside
     input_size      that of x: what the adjoint returns to
+    replicas        who has the rest of the batch
     """
 
     units_in: int
@@ -88,10 +90,12 @@ class Convolution(NamedTuple):
     output_padding: tuple[int, ...]
     groups: int
     input_size: tuple[int, ...]
+    replicas: Any = None
 
     def apply(self, M: Tensor, v: Tensor, b: Tensor | None = None) -> Tensor:
         """M @ v, or M @ v + b: [batch, channels_in, *size] -> [batch, channels_out, *size]"""
-        return torch.convolution(v, M, b, *self[5:11])
+        convolve = (torch.conv1d, torch.conv2d, torch.conv3d)[len(self.stride) - 1]  # those that autocast knows
+        return convolve(v, M, b, self.stride, self.padding, self.dilation, self.groups)
 
     def adjoint(self, M: Tensor, v: Tensor) -> Tensor:
         """M.T @ v, the exact adjoint of `apply`: [batch, channels_in, *input_size]"""
@@ -128,8 +132,22 @@ class Convolution(NamedTuple):
         return prod(v.shape[-len(self.stride) :])
 
     def _backward(self, v_post: Tensor, v_pre: Tensor, M: Tensor, mask: tuple[bool, bool, bool]) -> list[Tensor]:
+        if not v_post.dtype is v_pre.dtype is M.dtype:  # autocast does not know this operation
+            v_pre, M = v_pre.to(v_post.dtype), M.to(v_post.dtype)
         gradients: list[Tensor] = torch.ops.aten.convolution_backward(v_post, v_pre, M, None, *self[5:11], mask)
         return gradients
+
+
+class TransposedConvolution(Convolution):
+    """The transpose of a convolution, forwards.
+
+    kernel_shape    [units_in, units_out / groups, *kernel]
+    """
+
+    def apply(self, M: Tensor, v: Tensor, b: Tensor | None = None) -> Tensor:
+        """M @ v, or M @ v + b: [batch, channels_in, *size] -> [batch, channels_out, *size]"""
+        convolve = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)[len(self.stride) - 1]
+        return convolve(v, M, b, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
 
 
 class Embedding(NamedTuple):
@@ -137,6 +155,7 @@ class Embedding(NamedTuple):
 
     kernel_shape    [pre, post]
     fan_in, fan_out synapses that a post neuron receives, and that a pre neuron makes
+    replicas        who has the rest of the batch
     """
 
     units_in: int
@@ -145,6 +164,7 @@ class Embedding(NamedTuple):
     fan_in: int
     fan_out: int
     padding_idx: int | None
+    replicas: Any = None
 
     def apply(self, M: Tensor, v: Tensor, b: Tensor | None = None) -> Tensor:
         """The rows of M for indices v, or these + b: [batch, *] -> [batch, *, post]"""
@@ -184,6 +204,26 @@ class Embedding(NamedTuple):
         return 1
 
 
+class InputMajor(Dense):
+    """u = W.T @ x with W: [pre, post]; v: [batch, *, units]. The dense layer of GPT-2, as Hugging Face keeps it.
+
+    kernel_shape    [pre, post]
+    """
+
+    def apply(self, M: Tensor, v: Tensor, b: Tensor | None = None) -> Tensor:
+        """M.T @ v, or M.T @ v + b: [batch, *, pre] -> [batch, *, post]"""
+        return F.linear(v, M.t(), b)
+
+    def adjoint(self, M: Tensor, v: Tensor) -> Tensor:
+        """M @ v: [batch, *, post] -> [batch, *, pre]"""
+        return v @ M.t()
+
+    def outer(self, v_post: Tensor, v_pre: Tensor, mean: str | None = None) -> Tensor:
+        """The outer product summed over the batch, or averaged: [pre, post]"""
+        summed = v_pre.flatten(0, -2).t() @ v_post.flatten(0, -2)
+        return summed if mean is None else summed.div_(len(v_post))
+
+
 def dense(module: Any, x: Tensor | None = None) -> Dense:
     """The map of an nn.Linear."""
     units_in, units_out = module.in_features, module.out_features
@@ -191,14 +231,14 @@ def dense(module: Any, x: Tensor | None = None) -> Dense:
 
 
 def convolution(module: Any, x: Tensor | None = None) -> Convolution:
-    """The map of an nn.Conv1d, 2d or 3d, or of a transposed one; for an input x, whose size its adjoint returns to."""
-    synapses = prod(module.kernel_size)
+    """The map of an nn.Conv1d, 2d or 3d, for an input x, whose size its adjoint returns to."""
+    channels_in, channels_out, synapses = module.in_channels, module.out_channels, prod(module.kernel_size)
     return Convolution(
-        module.in_channels,
-        module.out_channels,
-        tuple(module.weight.shape),
-        module.in_channels // module.groups * synapses,
-        module.out_channels // module.groups * synapses,
+        channels_in,
+        channels_out,
+        (channels_out, channels_in // module.groups, *module.kernel_size),
+        channels_in // module.groups * synapses,
+        channels_out // module.groups * synapses,
         module.stride,
         module.padding if module.padding.__class__ is tuple else symmetric_padding(module),
         module.dilation,
@@ -209,10 +249,27 @@ def convolution(module: Any, x: Tensor | None = None) -> Convolution:
     )
 
 
+def transposed_convolution(module: Any, x: Tensor | None = None) -> TransposedConvolution:
+    """The map of an nn.ConvTranspose1d, 2d or 3d."""
+    shape = (module.in_channels, module.out_channels // module.groups, *module.kernel_size)
+    return TransposedConvolution(*convolution(module, x)._replace(kernel_shape=shape))
+
+
 def embedding(module: Any, x: Tensor | None = None) -> Embedding:
     """The map of an nn.Embedding."""
     units_in, units_out = module.num_embeddings, module.embedding_dim
     return Embedding(units_in, units_out, (units_in, units_out), units_in, units_out, module.padding_idx)
+
+
+def input_major(module: Any, x: Tensor | None = None) -> InputMajor:
+    """The map of a Hugging Face Conv1D."""
+    units_in, units_out = module.weight.shape
+    return InputMajor(units_in, units_out, (units_in, units_out), units_in, units_out)
+
+
+def tensordot(v: Tensor, M: Tensor, dims: Any) -> Tensor:
+    """`torch.tensordot` with M in the element type of v: one of the products that autocast does not know."""
+    return torch.tensordot(v, M if M.dtype is v.dtype else M.to(v.dtype), dims=dims)
 
 
 def only_linear(module: Any) -> bool:
@@ -233,12 +290,41 @@ def symmetric_padding(module: Any) -> tuple[int, ...] | None:
 
 KINDS: dict[type[nn.Module], tuple[Callable[..., Any], int]] = {
     nn.Linear: (dense, 1),
+    nn.modules.linear.NonDynamicallyQuantizableLinear: (dense, 1),  # the last map of nn.MultiheadAttention
     nn.Conv1d: (convolution, 2),
     nn.Conv2d: (convolution, 3),
     nn.Conv3d: (convolution, 4),
-    nn.ConvTranspose1d: (convolution, 2),
-    nn.ConvTranspose2d: (convolution, 3),
-    nn.ConvTranspose3d: (convolution, 4),
+    nn.ConvTranspose1d: (transposed_convolution, 2),
+    nn.ConvTranspose2d: (transposed_convolution, 3),
+    nn.ConvTranspose3d: (transposed_convolution, 4),
     nn.Embedding: (embedding, 0),
 }
 """By torch's class: how its linear map is made, and how many axes one example has without its batch."""
+
+NAMED: dict[str, tuple[Callable[..., Any], int]] = {
+    "transformers.pytorch_utils.Conv1D": (input_major, 1),
+}
+"""The same for classes of packages that need not be there, by module and name."""
+
+
+def recognised(kind: type[nn.Module]) -> bool:
+    """Whether there is a map for layers of a class. One that is known by name gets its row in `KINDS`."""
+    if kind not in KINDS:
+        row = NAMED.get(f"{kind.__module__}.{kind.__qualname__}")
+        if row is None:
+            return False
+        KINDS[kind] = row
+    return True
+
+
+def kind_of(module: nn.Module) -> type[nn.Module]:
+    """Its class; where its weights are parametrized, the class that it had before."""
+    return type(module).__bases__[0] if is_parametrized(module) else type(module)
+
+
+def with_properties_of(module: nn.Module, kind: type[nn.Module]) -> type[nn.Module]:
+    """`kind`, for a module to become; with the properties that compute its weights where these are parametrized."""
+    if not is_parametrized(module):
+        return kind
+    own = {name: value for name, value in vars(type(module)).items() if name not in ("__dict__", "__weakref__")}
+    return type(type(module).__name__, (kind,), {**own, "__module__": kind.__module__})

@@ -2,13 +2,18 @@
 
 A step has one or more phases. The task, and other phases without `drive`, see the batch: each of them takes a forward
 and a backward pass. In phases with `drive` every layer has an input of its own, and there is no pass.
+
+Standalone files have it from here, so it says no more than their own `convert` needs: what else `ruledsl_torch.convert`
+takes care of is in `ruledsl_torch.converted`.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from numbers import Real
 from typing import Any
 
 import torch
@@ -17,12 +22,29 @@ from torch.nn import functional as F
 
 from ruledsl.errors import UserError
 from ruledsl.ir.phases import TASK, Schedule
-from ruledsl_torch.layers import Driven, Gradient, Next, RuleLayer
+from ruledsl_torch.plain import Driven, Gradient, Next, PlainLayer
 
 IDLE = ""  # the phase of a pass in which no layer computes anything
 CPU = torch.device("cpu")
 AT_ONCE = 8  # layers for which there is a drawn input at the same time
 TOLD = ("epoch", "progress", "lr")
+
+
+class Running(threading.local):
+    """What the layers of a network and its forward pass leave for each other; every thread has its own pass.
+
+    output       the perturbations (zeros) that are added to the network's logits; None where no pass is under way
+    taps         by layer, the perturbation that is added to its u
+    evoking      while no errors will travel, the phase of the pass; otherwise None
+    """
+
+    def __init__(self) -> None:
+        self.output: list[Tensor] | None = None
+        self.taps: dict[str, Tensor] | None = None
+        self.evoking: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Running, ()  # a copy of a network is not in the middle of a pass
 
 
 class NetworkState:
@@ -33,32 +55,34 @@ class NetworkState:
     classes      the number of the network's outputs, or None where no rule asks for it
     phases       those of the current step; `phase` is the one that sees the batch in the next pass
     travels      whether errors travel from layer to layer in that pass
-    evoking      during a forward pass in which no errors will travel, its phase; otherwise None
-    output       during a forward pass, the perturbations (zeros) that are added to the network's output; else None
-    taps         during a forward pass, by layer, the perturbation that is added to its u
+    running      what the layers leave for each other during a forward pass
+    tapped       the layers whose delta other layers read
     target       one-hot [batch, classes], for rules that read it
+    observed     how often it was told
     step         how often `advance` was called; `epoch`: what `observe` was told, None before that
     clock        the scalars `step epoch progress lr` that functions read, as tensors: a compiled network takes them as
                  inputs, where a Python number that changes would be compiled anew each time
     settings     in the same form, the values of those parameters of the rule that change while it learns
     optimizers   those that `optimizers` made
+    stepping     whether one of these steps, with pseudo-gradients that are complete
     """
 
     def __init__(
-        self, rule: str, layers: dict[str, RuleLayer], classes: int | None, generator: torch.Generator | None
+        self, rule: str, layers: dict[str, PlainLayer], classes: int | None, generator: torch.Generator | None
     ) -> None:
         self.rule, self.layers, self.classes, self.generator = rule, layers, classes, generator
         self.skipped: dict[str, str] = {}
         self.phases: tuple[str, ...] = (TASK,)
         self.phase = TASK
         self.travels = True
-        self.evoking: str | None = None
-        self.output: list[Tensor] | None = None
-        self.taps: dict[str, Tensor] | None = None
+        self.running = Running()
+        self.tapped: frozenset[str] = frozenset()
         self.target: Tensor | None = None
+        self.observed = 0
         self.clock: dict[str, Tensor] = {}
         self.settings: dict[str, Tensor] = {}
         self.optimizers: Any = None
+        self.stepping = False
         self.step = 0
         self.epoch: float | None = None
         self._waiting: list[str] = []
@@ -72,9 +96,8 @@ class NetworkState:
 
     @property
     def clocked(self) -> frozenset[str]:
-        """The counters that rules and constraints read."""
-        readers = (part for layer in self.layers.values() for part in (layer, *layer.constraints))
-        return frozenset(name for part in readers for name in part.clocked)
+        """The counters that rules read."""
+        return frozenset(name for layer in self.layers.values() for name in layer.clocked)
 
     def driven(self, phase: str) -> bool:
         """Whether every layer has an input of its own in this phase."""
@@ -113,34 +136,49 @@ class NetworkState:
 
     def target_of(self, x: Tensor) -> Tensor:
         """The target of a batch. Raises UserError when it was not told, or told for another batch."""
-        if self.target is None or len(self.target) != len(x):
-            got = "nothing" if self.target is None else f"a target for {len(self.target)} examples"
+        target = self.target_rows()
+        shared = not x.is_floating_point()  # indices, which are sent nothing, may be the same for all examples
+        if target is None or (len(target) != len(x) and not shared):
+            got = "nothing" if target is None else f"a target for {len(target)} examples"
             raise UserError(
                 f"the rule reads target, and the network was told {got} for this batch of {len(x)}",
                 "call observe(net, target=labels) before each forward pass",
             )
-        return self.target
+        return target
+
+    @property
+    def evoking(self) -> str | None:
+        """During a forward pass in which no errors will travel, its phase; otherwise None."""
+        return self.running.evoking
 
     def perturb_output(self, zero: Tensor) -> None:
-        """Have a zero added to the network's output: its gradient is the error there."""
-        if self.output is None:
-            raise UserError(f"{self.rule}: this layer ran outside the forward pass of the converted network")
-        self.output.append(zero)
+        """Have a zero added to the logits: its gradient is the error there. No error comes by a zero of integers."""
+        if self.running.output is None:
+            self.outside(zero)
+        elif zero.is_floating_point():
+            self.running.output.append(zero)
 
     def arriving(self, downstream: Iterable[str]) -> list[Tensor | None]:
         """The perturbations of layers downstream that layers before this one have made, to be handed on."""
-        if self.taps is None:
-            raise UserError(f"{self.rule}: this layer ran outside the forward pass of the converted network")
-        return [self.taps.get(path) for path in downstream]
+        if self.running.taps is None:
+            self.outside()
+            return [None for _ in downstream]
+        return [self.running.taps.get(path) for path in downstream]
 
     def hand_on(self, downstream: Iterable[str], zeros: Sequence[Tensor]) -> None:
         """Perturbations for the u of layers downstream: the gradient of each is that layer's delta."""
-        assert self.taps is not None
-        self.taps.update(zip(downstream, zeros, strict=True))
+        if self.running.taps is None:
+            self.outside(*zeros)
+        else:
+            self.running.taps.update(zip(downstream, zeros, strict=True))
 
     def perturbed(self, path: str, u: Tensor) -> Tensor:
         """u, and the perturbation whose gradient tells the layers before this one what its error is."""
-        tap = None if self.taps is None else self.taps.pop(path, None)
+        if self.running.taps is None:
+            if path in self.tapped:
+                self.outside(u)
+            return u
+        tap = self.running.taps.pop(path, None)
         if tap is None:
             return u
         if tap.shape != u.shape:
@@ -150,6 +188,35 @@ class NetworkState:
             )
         return u + tap
 
+    @property
+    def followers(self) -> list[PlainLayer]:
+        """The layers of the network's rule; all of them where each has one by its name."""
+        own = [layer for layer in self.layers.values() if layer.rule == self.rule]
+        return own or list(self.layers.values())
+
+    def outside(self, *outputs: Tensor) -> None:
+        """A layer that reads errors from far away runs, and no forward pass of the whole network is under way.
+
+        Checkpointing runs it a second time during the backward pass. Without reentry only what the first run saved is
+        wanted, and the zeros of that run are in the graph. With reentry the second run is differentiated, and its zeros
+        are in no graph: that raises UserError then, and running a part of the network alone does so at once.
+        """
+        if torch._C._current_graph_task_id() == -1:
+            raise UserError(
+                f"{self.rule} reads errors from other layers, and this layer ran outside the forward pass of the "
+                "converted network",
+                "call the whole network; for activity alone, with torch.no_grad(); or convert the part that you call",
+            )
+        for output in outputs:
+            if output.grad_fn is not None:
+                output.grad_fn.register_prehook(self._refuse_reentry)
+
+    def _refuse_reentry(self, errors: Any) -> None:
+        raise UserError(
+            f"{self.rule} reads errors from other layers, which do not reach a layer that a reentrant checkpoint runs",
+            "checkpoint(..., use_reentrant=False), or checkpoint the whole network",
+        )
+
     def tell(self, name: str, value: float) -> None:
         """A scalar of the clock."""
         _set(self.clock, name, value)
@@ -157,8 +224,8 @@ class NetworkState:
     def change(self, name: str, value: float) -> None:
         """Give a parameter of the rule another value."""
         _set(self.settings, name, value)
-        for layer in self.layers.values():
-            if layer.rule == self.rule:
+        for layer in self.followers:
+            if name in layer.hyperparameters:
                 layer.__dict__[name] = self.settings[name]
 
     def generator_on(self, device: torch.device) -> torch.Generator | None:
@@ -169,6 +236,53 @@ class NetworkState:
             seed = int(torch.randint(2**62, (), generator=self.generator, device=self.generator.device))
             self._generators[device] = torch.Generator(device).manual_seed(seed)
         return self._generators[device]
+
+    # --- what depends on more than layers ---
+
+    def become(self, module: nn.Module, kind: type[nn.Module]) -> None:
+        """Make a module one of another class, in place."""
+        module.__class__ = kind
+
+    def with_errors(self, output: Any, zeros: Sequence[Tensor]) -> Any:
+        """The output of a pass in which errors travel: logits, and perturbations, each for the errors of one layer.
+
+        Raises UserError for what is no logits [batch, classes].
+        """
+        shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        if len(shape) > 2 or shape[-1:] != [self.classes]:
+            raise UserError(f"the network's output is {shape}, where logits [batch, {self.classes}] were expected")
+        for zero in zeros:
+            output = output + (zero if zero.dim() == output.dim() else zero[0]).to(output)
+        return output
+
+    def evoked(self, output: Any, zeros: Sequence[Tensor]) -> Any:
+        """The output of a pass in which no errors travel: a backward pass from it comes by every layer."""
+        for zero in zeros or [output.new_zeros((), requires_grad=True)]:  # nothing to compute is no error all the same
+            output = output + zero.to(output)
+        return output
+
+    def one_hot(self, target: Tensor) -> Tensor:
+        """A target in the shape of the logits. Raises UserError for one of another shape."""
+        return one_hot(target, self.classes or 0)
+
+    def target_rows(self) -> Tensor | None:
+        """The target, example by example: [examples, classes]"""
+        return self.target
+
+    def together(self, results: Sequence[Any]) -> Sequence[Any]:
+        """Next values and pseudo-gradients, of all processes that share a batch."""
+        return results
+
+    def forget_pass(self) -> None:
+        """What a pass has left is stored."""
+
+    def draw(self, layer: PlainLayer, drive: Driven, generator: torch.Generator | None) -> Tensor:
+        """An input for a phase with `drive`."""
+        return drive.draw(layer, generator)
+
+    def draw_fresh(self, layer: PlainLayer, generator: torch.Generator | None) -> None:
+        """Draw what is fresh at every step."""
+        layer.draw_fresh(generator)
 
     # --- checkpoints ---
 
@@ -209,24 +323,67 @@ def _set(scalars: dict[str, Tensor], name: str, value: float) -> None:
         scalars[name] = torch.tensor(float(value), dtype=torch.float64, device=CPU)
 
 
+def inner(net: nn.Module) -> nn.Module:
+    """The network inside those that wrap it: for several devices or processes, or compiled; in any order."""
+    while True:
+        if isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            net = net.module
+        elif isinstance(getattr(net, "_orig_mod", None), nn.Module):
+            net = net._orig_mod  # type: ignore[assignment]
+        else:
+            return net
+
+
 def state_of(net: nn.Module) -> NetworkState:
     """`net.ruledsl`; raises UserError for a network that was not converted."""
-    state = getattr(getattr(net, "_orig_mod", net), "ruledsl", None)
+    state = getattr(inner(net), "ruledsl", None)
     if not isinstance(state, NetworkState):
+        inside = _converted_inside(net)
+        if inside:
+            raise UserError(
+                f"this {type(net).__name__} was not converted, and what is in it was: call this for each part",
+                f"with {' and with '.join(inside)}",
+            )
+        if isinstance(net, nn.Module) and any(isinstance(module, PlainLayer) for module in net.modules()):
+            raise UserError(
+                f"this {type(net).__name__} was not converted: its layers are those of a network that was",
+                "call this with the network that convert returned",
+            )
         raise UserError(f"this {type(net).__name__} was not converted", "net = convert(net, rule) comes first")
     return state
+
+
+def _converted_inside(net: object) -> list[str]:
+    """The converted networks that a module stands around, as one writes them."""
+    named = inner(net).named_modules() if isinstance(net, nn.Module) else ()
+    found = [name for name, module in named if isinstance(getattr(module, "ruledsl", None), NetworkState)]
+    outermost = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+    return [f"net.get_submodule({name!r})" if _indexed(name) else f"net.{name}" for name in outermost]
+
+
+def _indexed(name: str) -> bool:
+    return not all(part.isidentifier() for part in name.split("."))
 
 
 def observe(net: nn.Module, *, target: Tensor | None = None, **scalars: float) -> None:
     """Tell a converted network what its rule reads beside activity; before the forward pass.
 
-    target: class indices [batch] or one-hot [batch, classes]; scalars: `epoch`, `progress` (0 to 1), `lr`, and new
-    values for parameters of the rule. A schedule's `first` epochs count by `epoch`, from 0; fractions are allowed.
+    target: class indices [batch] or one-hot [batch, classes]; for logits [batch, *positions, classes] with the same
+    positions. A negative index stands for no class. scalars: `epoch`, `progress` (0 to 1), `lr`, and new values for
+    parameters of the rule; where all layers got theirs by name, in each that has such a parameter. A schedule's `first`
+    epochs count by `epoch`, from 0; fractions are allowed.
     Those that no function reads are ignored. Raises UserError for other names or shapes.
     """
     network = state_of(net)
-    followers = [layer for layer in network.layers.values() if layer.rule == network.rule]
-    parameters = followers[0].hyperparameters if followers else ()
+    if target is not None and not isinstance(target, Tensor):
+        raise UserError(
+            f"target is {type(target).__name__}, where a tensor was expected",
+            "observe(net, target=torch.as_tensor(labels))",
+        )
+    for name, value in scalars.items():
+        if not isinstance(value, Real | Tensor):
+            raise UserError(f"{name} is {value!r}, which is no number")
+    parameters = tuple(dict.fromkeys(name for layer in network.followers for name in layer.hyperparameters))
     clocked = network.clocked
     for name, value in scalars.items():
         if name in parameters:
@@ -242,13 +399,34 @@ def observe(net: nn.Module, *, target: Tensor | None = None, **scalars: float) -
         if network.schedule.phases(network.step, network.epoch) != network.phases:
             network.begin_step()
     if target is not None and network.classes is not None:
-        weight = next(iter(network.layers.values())).weight
-        if target.dim() == 1:
-            target = F.one_hot(target.long(), network.classes)
-        if target.dim() != 2 or target.shape[1] != network.classes:
-            shape, classes = list(target.shape), network.classes
-            raise UserError(f"target has the shape {shape}, where [batch] or [batch, {classes}] was expected")
-        network.target = target.detach().to(weight.device, weight.dtype)
+        weight = next(iter(network.layers.values())).stored
+        network.observed += 1
+        network.target = network.one_hot(target).detach().to(weight.device, weight.dtype)
+
+
+def one_hot(target: Tensor, classes: int, axes: int = 2) -> Tensor:
+    """A target in the shape of the logits, which have so many axes. Raises UserError where it has another shape."""
+    if target.dim() == axes - 1:
+        indices = target.long()
+        if target.is_floating_point():
+            raise UserError(
+                f"target is {list(target.shape)} of {target.dtype}, and the indices of classes are whole numbers",
+                f"target.long(); or, where there are no classes, values in the shape of the logits, [..., {classes}]",
+            )
+        try:
+            return F.one_hot(indices.clamp(min=0), classes) * (indices >= 0).unsqueeze(-1)
+        except RuntimeError as error:
+            raise UserError(
+                f"target names a class that is not among the {classes} of the network's logits, which count from 0: "
+                f"{error}",
+                "a negative index stands for no class",
+            ) from error
+    if target.dim() != axes or target.shape[-1] != classes:
+        batch = "batch" if axes == 2 else "batch, *positions"
+        raise UserError(
+            f"target has the shape {list(target.shape)}, where [{batch}] or [{batch}, {classes}] was expected"
+        )
+    return target
 
 
 def _near(name: str, known: Sequence[str]) -> str:
@@ -261,28 +439,22 @@ def _near(name: str, known: Sequence[str]) -> str:
 def connect(
     net: nn.Module,
     network: NetworkState,
-    kinds: Mapping[nn.Module, type[RuleLayer]],
+    kinds: Mapping[nn.Module, type[PlainLayer]],
     facts: Mapping[str, Mapping[str, Any]],
-    whole: bool,
 ) -> None:
     """Make layers of a network those of a rule, in place, with what they share.
 
     kinds   by layer, the class that it gets: the object stays, so that whoever holds it holds the converted layer
-    facts   by name, in the order in which the layers run, what a layer is told (see `RuleLayer`)
-    whole   whether more than the layers takes part in a pass
+    facts   by name, in the order in which the layers run, what a layer is told (see `PlainLayer`)
     """
     for path, told in facts.items():
         layer: Any = net.get_submodule(path)
-        layer.__class__ = kinds[layer]
+        network.become(layer, kinds[layer])
         layer.follow(network.generator, network=network, path=path, classes=network.classes, **told)
-        with torch.no_grad(), layer.weight.device if network.generator is None else network.generator.device:
-            for constraint in layer.constraints:
-                constraint.start(layer, network.generator)
         network.layers[path] = layer
     for scalar in network.clocked - {"lr"}:
         network.tell(scalar, 0.0)
-    if whole:
-        net.__class__ = directed(type(net))  # type: ignore[arg-type]
+    network.tapped = frozenset(other for layer in network.layers.values() for other in layer.downstream)
     net.ruledsl = network  # type: ignore[assignment]
     network.begin_step()
 
@@ -320,13 +492,15 @@ def end_pass(network: NetworkState) -> None:
         results = [result for layer in network.layers.values() for result in layer.end_pass(network.phase)]
         if len({id(result.tensor) for result in results}) < len(results):
             raise UserError("two layers share a tensor, and their rule assigns its next value in each of them")
-        store(results)
+        store(network.together(results))
+        network.forget_pass()
 
 
 def run_driven(network: NetworkState, phase: str) -> None:
     """One step of a phase with `drive` in all layers."""
     with torch.no_grad():
         results = [result for layer, run, x in with_inputs(network, phase) for result in run.run(layer, x)]
+        results = network.together(results)
         gradients = [result for result in results if isinstance(result, Gradient)]
         if gradients and network.optimizers is None:
             by = gradients[0].optimizer
@@ -335,23 +509,18 @@ def run_driven(network: NetworkState, phase: str) -> None:
                 "optimizer = optimizers(net, task=...) makes every optimizer that the rule names",
             )
         if gradients:
-            network.optimizers.apply(gradients)
+            network.optimizers.apply(gradients, phase)
         store(result for result in results if isinstance(result, Next))
 
 
 def end_step(network: NetworkState) -> None:
-    """`after step`, then the constraints, in order; `fresh` tensors and the counter."""
+    """`after step`, in order; `fresh` tensors and the counter."""
     with torch.no_grad():
         for layer in network.layers.values():
-            for stage in layer.after_step:
-                store(stage(layer))
-            for constraint in layer.constraints:
-                for stage in constraint.after_step:
-                    store(stage(constraint, layer))
-            with layer.weight.device:
-                layer.draw_fresh(network.generator_on(layer.weight.device))
-                for constraint in layer.constraints:
-                    constraint.draw_fresh(layer, network.generator_on(layer.weight.device))
+            for results in layer.stages():
+                store(results)
+            with layer.stored.device:
+                network.draw_fresh(layer, network.generator_on(layer.stored.device))
         network.step += 1
         if "step" in network.clock:
             network.tell("step", network.step)
@@ -371,7 +540,7 @@ def store(results: Iterable[Next | Gradient]) -> None:
             tensor.copy_(value) if isinstance(value, Tensor) else tensor.fill_(value)
 
 
-def with_inputs(network: NetworkState, phase: str) -> Iterator[tuple[RuleLayer, Driven, Tensor]]:
+def with_inputs(network: NetworkState, phase: str) -> Iterator[tuple[PlainLayer, Driven, Tensor]]:
     """The layers that take part in a phase with `drive`, each with its input [batch, *pre].
 
     A processor draws with one thread per generator, and about as slowly as it convolves: several threads draw for as
@@ -384,25 +553,26 @@ def with_inputs(network: NetworkState, phase: str) -> Iterator[tuple[RuleLayer, 
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(waiting), threads):
             group = [(*each, _own_generator(network, each[0])) for each in waiting[start : start + threads]]
-            parallel = all(layer.weight.device.type == "cpu" for layer, _, _ in group)
+            parallel = all(layer.stored.device.type == "cpu" for layer, _, _ in group)
             for (layer, drive, _), x in zip(group, (pool.map if parallel else map)(_draw, group), strict=True):
                 yield layer, drive, x
 
 
-def _own_generator(network: NetworkState, layer: RuleLayer) -> torch.Generator | None:
-    device = layer.weight.device
+def _own_generator(network: NetworkState, layer: PlainLayer) -> torch.Generator | None:
+    device = layer.stored.device
     if device.type != "cpu":
         return network.generator_on(device)
     seed = torch.randint(2**62, (), generator=network.generator_on(CPU), device=CPU)
     return torch.Generator().manual_seed(int(seed))
 
 
-def _draw(work: tuple[RuleLayer, Driven, torch.Generator | None]) -> Tensor:
+def _draw(work: tuple[PlainLayer, Driven, torch.Generator | None]) -> Tensor:
     layer, drive, generator = work
     if layer.input_shape is None:
         raise UserError(f"{layer.rule} drives every layer", "give convert an example= of an input batch")
-    with torch.no_grad(), layer.weight.device:
-        return drive.draw(layer, generator).to(layer.weight.dtype)
+    with torch.no_grad(), layer.stored.device:
+        drawn: Tensor = layer.network.draw(layer, drive, generator)
+        return drawn.to(layer.stored.dtype)
 
 
 # --- networks whose passes need more than their layers ---
@@ -421,23 +591,21 @@ def directed(base: type[nn.Module]) -> type[nn.Module]:
         network = self.ruledsl
         if network is None or not torch.is_grad_enabled():
             return base.forward(self, *args, **kwargs)
-        network.output, network.taps = [], {}
+        running = network.running
+        before = running.output, running.taps, running.evoking  # of a pass in which this one takes place
+        running.output, running.taps, running.evoking = [], {}, None if network.travels else network.phase
         try:
             if network.travels:
                 output = base.forward(self, *args, **kwargs)
             else:
-                network.evoking = network.phase
                 with torch.no_grad():
                     output = base.forward(self, *args, **kwargs)
+            zeros = running.output
         finally:
-            zeros, network.output, network.taps, network.evoking = network.output, None, None, None
-        if not network.travels and not zeros:  # nothing to compute: `loss.backward()` is no error all the same
-            zeros = [output.new_zeros((), requires_grad=True)]
-        if zeros:
-            check_output(output, network)
-        for zero in zeros:
-            output = output + zero
-        return output
+            running.output, running.taps, running.evoking = before
+        if not network.travels:
+            return network.evoked(output, zeros)
+        return network.with_errors(output, zeros) if zeros else output
 
     def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
         # The class lives in no module: a copy is made from the base.
@@ -445,17 +613,6 @@ def directed(base: type[nn.Module]) -> type[nn.Module]:
 
     members = {"forward": forward, "__reduce_ex__": reduce, "__module__": base.__module__, "__doc__": base.__doc__}
     return type(base.__name__, (base,), {**members, "ruledsl": None})  # None for a slice of a Sequential
-
-
-def check_output(output: object, network: NetworkState) -> None:
-    """Raises UserError for an output that nothing can be added to, or that is no logits where a rule reads `e`."""
-    if not isinstance(output, Tensor):
-        raise UserError(f"the network's output is {type(output).__name__}, where a tensor was expected")
-    if network.travels and (output.dim() != 2 or output.shape[1] != network.classes):
-        raise UserError(
-            f"the network's output is {list(output.shape)}, where logits [batch, {network.classes}] were expected",
-            "give convert an example= of the input, from which it learns the number of classes",
-        )
 
 
 def _restore(base: type[nn.Module]) -> nn.Module:

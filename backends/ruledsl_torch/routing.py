@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 from ruledsl.errors import UserError, suggest
 from ruledsl.ir.phases import TASK
-from ruledsl_torch.layers import Gradient, RuleLayer
-from ruledsl_torch.network import NetworkState, state_of
+from ruledsl_torch.network import NetworkState, inner, state_of
+from ruledsl_torch.once import Once, OnceLayer, completed
+from ruledsl_torch.plain import Gradient, PlainLayer
+from ruledsl_torch.stepping import StepLayer
 
 Factory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
@@ -24,7 +27,18 @@ class Optimizers:
     """
 
     def __init__(self, network: NetworkState | None, by_name: Mapping[str, torch.optim.Optimizer]) -> None:
-        """`network` is that of a converted one; without it, every optimizer takes all that there is."""
+        """`network` is that of a converted one; without it, every optimizer takes all that there is.
+
+        Raises UserError for one whose step needs a closure.
+        """
+        for name, one in by_name.items():
+            closure = inspect.signature(one.step).parameters.get("closure")
+            if closure is not None and closure.default is inspect.Parameter.empty:
+                raise UserError(
+                    f"{type(one).__name__}, chosen for {name}, computes gradients itself, by calling a closure, where "
+                    "each of several optimizers is given its own",
+                    f"choose another for {name}, such as torch.optim.SGD",
+                )
         self.by_name = dict(by_name)
         self.network = network
         if network is not None:
@@ -36,6 +50,20 @@ class Optimizers:
     def items(self) -> Iterable[tuple[str, torch.optim.Optimizer]]:
         """Names and optimizers."""
         return self.by_name.items()
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Those of all of them, as GradScaler asks for. Raises UserError where two have the same parameter."""
+        groups = [group for one in self.by_name.values() for group in one.param_groups]
+        everything = [id(parameter) for group in groups for parameter in group["params"]]
+        if len({*everything}) < len(everything):
+            names = " and ".join(self.by_name)
+            raise UserError(
+                f"the optimizers {names} share parameters, whose gradients GradScaler would bring to its scale twice",
+                "train without GradScaler: bfloat16 needs none; the groups of one of them are "
+                'optimizer["task"].param_groups',
+            )
+        return groups
 
     def zero_grad(self) -> None:
         """Before each backward pass."""
@@ -54,44 +82,59 @@ class Optimizers:
             return
         phase = self.network.phase
         gradients: list[Gradient] = []
+        apart: list[Gradient] = []
         routed: set[int] = set()
         for layer in self.network.layers.values():
             beside = dict(layer.beside)
             for taught in layer.teaches or ():
                 for name in taught.tensors if taught.phase == phase else ():
-                    target = getattr(layer, beside.get(name, name), None)
-                    value = getattr(layer, name) if name in beside else None if target is None else target.grad
+                    target = layer.held(beside.get(name, name))
+                    value = None if target is None else target.grad
+                    if name in beside and target is not None:
+                        target, value = _whole(getattr(layer, beside[name]), getattr(layer, name))
                     if target is not None:
                         routed.add(id(target))
                     if target is not None and value is not None:
-                        gradients.append(Gradient(target, value, taught.optimizer))
+                        (apart if name in beside else gradients).append(Gradient(target, value, taught.optimizer))
         if phase == TASK:
             others = (p for p in self._of(TASK) if id(p) not in routed and p.grad is not None)
             gradients += [Gradient(p, p.grad, TASK) for p in others if p.grad is not None]
-        self.apply(gradients)
+        # What stands beside a gradient is not averaged with it.
+        self.apply([*gradients, *self.network.together(apart)], phase)
 
-    def apply(self, gradients: Iterable[Gradient]) -> None:
-        """One step with the given pseudo-gradients. `.grad` stays as it was."""
-        meant: dict[str, list[Gradient]] = {}
-        for gradient in gradients:
-            if gradient.tensor.requires_grad:
-                meant.setdefault(gradient.optimizer, []).append(gradient)
-        for name, given in meant.items():
+    def apply(self, gradients: Iterable[Gradient], phase: str = TASK) -> None:
+        """One step with the given pseudo-gradients of a phase. `.grad` stays as it was."""
+        summed: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
+        # Layers that share a tensor share its `.grad`, where what each brings beside it adds up.
+        once = {(each.optimizer, id(each.tensor), id(each.value)): each for each in gradients}
+        for tensor, brought, name in once.values():
+            parameter, value = _whole(tensor, brought)
+            if parameter.requires_grad:
+                of_one = summed.setdefault(name, {})
+                before = of_one.get(id(parameter))
+                full = value.expand(parameter.shape) if isinstance(value, Tensor) else torch.full_like(parameter, value)
+                of_one[id(parameter)] = parameter, full if before is None else before[1] + full
+        # All of it before anything moves: what counts once a step may read what another optimizer is about to move.
+        for name, meant in summed.items() if self.network is not None else ():
+            due = [(layer, once) for layer, once in _due(self.network, phase) if once.optimizer == name]
+            meant |= completed(due, lambda parameter, meant=meant: meant.get(id(parameter), (None, None))[1])
+        for name, meant in summed.items():
             kept = [(parameter, parameter.grad) for parameter in self._of(name)]
             for parameter, _ in kept:
                 parameter.grad = None
-            # Layers that share a tensor share its `.grad`, where what each brings beside it adds up.
-            summed: dict[int, Tensor] = {}
-            once = {(id(each.tensor), id(each.value)): each for each in given}
-            for parameter, value, _ in once.values():
-                full = value.expand(parameter.shape) if isinstance(value, Tensor) else torch.full_like(parameter, value)
+            for parameter, full in meant.values():
                 # Torch's fused optimizers take it for granted that both lie in memory alike.
                 alike = full.stride() == parameter.stride()
-                own = full if alike else torch.empty_like(parameter).copy_(full)
-                summed[id(parameter)] = parameter.grad = summed[id(parameter)] + own if id(parameter) in summed else own
-            self.by_name[name].step()
-            for parameter, gradient in kept:
-                parameter.grad = gradient
+                parameter.grad = full if alike else torch.empty_like(parameter).copy_(full)
+            try:
+                if self.network is not None:
+                    self.network.stepping = True
+                self.by_name[name].step()
+            finally:
+                if self.network is not None:
+                    self.network.stepping = False
+                for parameter, before in kept:
+                    parameter.grad = before
 
     def observe(self, **scalars: float) -> None:
         """Tell the library's optimizers `epoch` or `progress`."""
@@ -126,14 +169,18 @@ def optimizers(net: nn.Module, **factories: Factory) -> Optimizers:
     Raises UserError for a missing or unknown name.
     """
     network = state_of(net)
-    own = getattr(net, "_orig_mod", net)
     chosen: dict[str, Factory] = {}
     for layer in reversed(list(network.layers.values())):
         chosen.update(dict(layer.optimizers))
-    received = receivers(network, own)
+    received = receivers(network, inner(net))
     for name in factories:
         if name not in received:
             raise UserError(f"the rule names no optimizer `{name}`", suggest(name, received))
+        if not callable(factories[name]):
+            raise UserError(
+                f"{name}= is {type(factories[name]).__name__}, where a function of parameters was expected",
+                f"optimizers(net, {name}=lambda p: torch.optim.SGD(p, 0.1))",
+            )
     chosen.update(factories)
     for name in received:
         if name not in chosen:
@@ -151,7 +198,7 @@ def receivers(network: NetworkState | None, net: nn.Module) -> dict[str, list[di
         for name, parameter in _taught(layer):
             named.setdefault(name, {})[id(parameter)] = parameter
             elsewhere |= {id(parameter)} if name != TASK else set()
-        decaying |= {id(getattr(layer, name)) for name in layer.own_decay}
+        decaying |= {id(layer.held(name)) for name in layer.own_decay}
     # In the network's order, with what is no weight layer's.
     task: dict[int, Tensor] = {id(p): p for p in net.parameters() if id(p) in named[TASK] or id(p) not in elsewhere}
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -163,10 +210,28 @@ def receivers(network: NetworkState | None, net: nn.Module) -> dict[str, list[di
     return {name: found for name, found in groups.items() if found}
 
 
-def _taught(layer: RuleLayer) -> Iterator[tuple[str, nn.Parameter]]:
+def _taught(layer: PlainLayer) -> Iterator[tuple[str, nn.Parameter]]:
     beside = dict(layer.beside)
     for taught in layer.teaches or ():
         for name in taught.tensors:
-            parameter = getattr(layer, beside.get(name, name), None)
+            parameter = layer.held(beside.get(name, name))
             if isinstance(parameter, nn.Parameter):
                 yield taught.optimizer, parameter
+
+
+def _due(network: NetworkState, phase: str) -> Iterator[tuple[OnceLayer, Once]]:
+    """What counts once for a step of a phase."""
+    for layer in network.layers.values():
+        if isinstance(layer, OnceLayer):
+            beside = (once for once in layer.due() if isinstance(layer, StepLayer) and layer.stands_beside(once))
+            yield from ((layer, once) for once in (*layer.lacking(), *beside) if once.phase == phase)
+
+
+def _whole(tensor: Tensor, value: Any) -> tuple[Tensor, Any]:
+    """A tensor and its pseudo-gradient; of rows of a parameter, that parameter, and zeros in its other rows."""
+    base = None if isinstance(tensor, nn.Parameter) else tensor._base
+    if base is None or value is None:
+        return tensor, value
+    whole = torch.zeros_like(base)
+    whole.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset()).copy_(value)
+    return base, whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from ruledsl.emit.backend import Module
 from ruledsl.emit.binding import COUNTERS, SENDS, Apart, Binding, Call, Condition, Output, Pass, optional
@@ -41,17 +41,18 @@ def trimmed(names: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class PassView:
-    """A pass, as an autograd.Function; `name`: of its class."""
+    """A pass, as an autograd.Function; `name`: of its class; `rescaled`: see `ruledsl.emit.backend.Module`."""
 
     own: Pass
     name: str
     binding: Binding
+    rescaled: bool = False
 
     @cached_property
     def receivers(self) -> tuple[str, ...]:
         """Tensors that the backward pass writes to."""
         names = tuple(output.receiver for output in self.own.received if output.receiver)
-        return (*names, *("backward_passes",) * bool(self.own.stored))
+        return (*names, *("backward_passes",) * bool(self.own.stored or self.binding.batched))
 
     @property
     def many(self) -> bool:
@@ -80,8 +81,8 @@ class PassView:
     @property
     def zeros(self) -> str:
         """What a pass returns beside u."""
-        parts = ["x.new_zeros(len(x), classes)"] * self.own.direct
-        parts += ["*(x.new_zeros(()).expand(len(x), *shape) for shape in shapes)"] * self.own.dense
+        parts = ["u.new_zeros(len(x), classes)"] * self.own.direct
+        parts += ["*(u.new_zeros(()).expand(len(x), *shape) for shape in shapes)"] * self.own.dense
         return ", ".join(parts)
 
     @property
@@ -118,7 +119,7 @@ class PassView:
     @property
     def noted(self) -> list[str]:
         """What the context keeps that is no saved tensor."""
-        layer = (LAYER | {"b"}) & self.own.reads or self.shaped
+        layer = (LAYER | {"b"}) & self.own.reads or self.shaped or self.rescaled
         batch = ["batch_size"] * ("batch_size" in self.own.reads)
         scalars = [name for name in self.scalars if name in self.own.reads or name == SENDS]
         return [*["layer"] * bool(layer), *batch, *scalars, *self.receivers]
@@ -127,6 +128,10 @@ class PassView:
     def shaped(self) -> list[str]:
         """The inputs whose shape the context keeps, since what arrives as their gradient may be smaller."""
         return [o.target for o in self.own.outputs if o.own and not o.call.full]
+
+    def lacking(self, name: str) -> bool:
+        """Whether there are layers without this input."""
+        return name != "x" and optional(self.binding.tensor(name))
 
     # --- backward ---
 
@@ -159,6 +164,13 @@ class PassView:
         return "delta" if self.own.errors else "zero"
 
     @property
+    def rescales(self) -> list[str]:
+        """Lines that make what is a replica's own that of the joint batch."""
+        given = {"delta": "joint_errors", "e": "joint_errors", "batch_size": "joint_size"}
+        names = [name for name in given if name in self.own.reads and self.rescaled]
+        return [f"{name} = {given[name]}(layer, {name})" for name in names]
+
+    @property
     def stores(self) -> list[tuple[str, str]]:
         """(condition or '', line) for what is written to tensors of its own."""
         found = []
@@ -181,6 +193,7 @@ class PassView:
 
     def _value(self, output: Output) -> str:
         text = called(output.call)
+        text = f"own_errors(layer, {text})" if self.rescaled and output.kind == "send" else text
         return text if output.call.full else f"filled({text}, ctx.{output.target}_shape, {self.like})"
 
     # --- how a layer calls it ---
@@ -194,6 +207,7 @@ class PassView:
             **{name: name for name in ("x", "u", "layer")},
             "target": "self.network.target_of(x)",
             "classes": "self.network.classes",
+            "backward_passes": "self.backward_passes" if self.own.stored else "self.counter()",
             "shapes": "tuple(downstream.values())",
             "*rest": ", ".join(rest),
             **{name: f'self.network.told("{name}")' for name in COUNTERS},
@@ -279,6 +293,8 @@ class LayerView:
     after: tuple[ApartView, ...]
     passes: tuple[PassView, ...] = ()
     driven: tuple[ApartView, ...] = ()
+    joint: bool = False
+    standalone: bool = False
 
     @property
     def binding(self) -> Binding:
@@ -290,7 +306,7 @@ class LayerView:
         own = self.binding
         apart = own.evoked or own.driven or own.after or own.draws or own.clocked or self.later
         reads = own.reads_out or own.reads_phi
-        return bool(apart or reads or own.dense or own.others or any(p.received for p in own.passes))
+        return bool(apart or reads or self.joint or own.dense or own.others or any(p.received for p in own.passes))
 
     @property
     def later(self) -> bool:
@@ -330,6 +346,45 @@ class LayerView:
     def own_decay(self) -> list[str]:
         """The tensors whose rule decays them itself."""
         return [attribute(t.name) for t in self.binding.tensors if t.own_decay]
+
+    @property
+    def base(self) -> str:
+        """The class that has what the layers of all rules have; more where an optimizer's step has to know of them."""
+        own = self.binding
+        phased = own.others or own.evoked or own.driven
+        if self.standalone:
+            return ", ".join(["PhasedLayer"] * bool(phased) + ["OnceLayer"] * bool(own.once)) or "PlainLayer"
+        return "StepLayer" if own.once or phased else "RuleLayer"
+
+    @property
+    def whole(self) -> bool:
+        """Whether the forward pass of a whole network has to know of its layers' errors."""
+        return bool(self.binding.direct or self.binding.dense or self.binding.evoked)
+
+    @property
+    def routed(self) -> bool:
+        """Whether a network needs an optimizer beside that of the task, or one in a phase without a pass."""
+        own = self.binding
+        return bool(own.others or any(o.kind == "grad" for each in own.driven for o in each.outputs))
+
+    @property
+    def once(self) -> list[str]:
+        """What counts once a step, tensor by tensor."""
+        special = {name: f"self.linear_map().{name}" for name in FROM_LAYER} | {"layer": "self.linear_map()"}
+        special |= {"classes": "self.network.classes"} | {name: f'self.network.told("{name}")' for name in COUNTERS}
+        found = []
+        for once in self.binding.once:
+            given = partial(self.holder.given, special={**special, once.summed: once.summed})
+            text = f'Once("{attribute(once.target)}", lambda self, {once.summed}: {called(once.call, given)}'
+            where = [] if (once.phase, once.optimizer) == (TASK, TASK) else [f'"{once.phase}"', f'"{once.optimizer}"']
+            where += ["to_send=True"] * (once.target in self.binding.serves_sending and not self.standalone)
+            found.append(", ".join([text, *where]) + ")")
+        return found
+
+    @property
+    def counts(self) -> bool:
+        """Whether backward passes are counted since what they bring does not add up."""
+        return bool(self.binding.batched)
 
     @property
     def told(self) -> str:
@@ -380,8 +435,9 @@ class LayerView:
 
 PASTED = frozenset(
     """
-    Any Callable ClassVar Convolution Dense Factory Iterable Iterator Mapping NamedTuple NetworkState Optimizers Self
-    Sequence Shape Tensor ThreadPoolExecutor Trace Traced Unconnected UserError
+    Any Callable ClassVar Convolution Dense Factory Iterable Iterator Mapping Meetings NamedTuple NetworkState Once
+    OnceLayer Optimizers PhasedLayer PlainLayer Plan Running Self Sequence Shape StepLayer Tensor ThreadPoolExecutor
+    Trace Traced Unconnected UserError WeakKeyDictionary WeakSet
     """.split()  # noqa: SIM905
 )
 """What else stands in a standalone module under a name that a class of the rule could have. A test compares."""
@@ -411,8 +467,10 @@ def shown(module: Module) -> dict[str, object]:
     layer = LayerView(
         holder,
         tuple(ApartView(own, holder) for own in binding.after),
-        tuple(PassView(own, classes[own.phase], binding) for own in binding.passes),
+        tuple(PassView(own, classes[own.phase], binding, own.phase in module.rescaled) for own in binding.passes),
         tuple(ApartView(own, holder) for own in binding.driven),
+        bool(module.joint or module.unlike),
+        module.standalone,
     )
     # A file that needs torch alone brings along what torch has itself.
     known = {by: each for by, each in module.optimizers.items() if not module.standalone or each[0] in OWN}

@@ -13,6 +13,7 @@ from ruledsl.cli.run_options import (
     Data,
     DataDir,
     Epochs,
+    Layers,
     Model,
     Optimizer,
     Out,
@@ -36,6 +37,7 @@ def command(
     config: ConfigFile = None,
     optimizer: Optimizer = None,
     constraints: Constraints = None,
+    layers: Layers = None,
     settings: Settings = None,
     out: Out = None,
     seed: Seed = None,
@@ -44,7 +46,7 @@ def command(
 ) -> None:
     """Train with several rules and seeds on equal terms: one table, one plot."""
     flags: dict[str, Any] = {"backend": backend, "out": out, "seed": seed, "epochs": epochs}
-    flags["constraints"] = constraints or None
+    flags |= {"constraints": constraints or None, "layers": layers}
     chosen = configuration(config, settings, model=model, data=data, data_dir=data_dir, optimizer=optimizer, **flags)
 
     from rich.console import Console

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ruledsl.errors import UserError
+
 if TYPE_CHECKING:
     from ruledsl.training import Config
 
@@ -22,6 +24,14 @@ Optimizer = Annotated[str | None, typer.Option("--optimizer", help="sgd, adam, a
 Constraints = Annotated[
     list[str] | None, typer.Option("--constraint", help="What holds after each step. May be repeated.")
 ]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        metavar="PATTERN=RULE",
+        help="Another rule for layers by name: 'head=backprop', 'conv*=none'. May be repeated; the first fit counts.",
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="The folder for the results; never overwritten.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Determines all that is random.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
@@ -35,6 +45,7 @@ def configuration(
     data: str | None,
     data_dir: Path | None,
     optimizer: str | None = None,
+    layers: list[str] | None = None,
     **flags: Any,
 ) -> Config:
     """The configuration of a file, then what the flags say, then the single settings. Raises UserError."""
@@ -47,4 +58,12 @@ def configuration(
     }
     for section, fields in nested.items():
         flags[section] = {name: value for name, value in fields.items() if value is not None} or None
+    flags["layers"] = dict(map(_layer, layers or ())) or None
     return read_config(file, settings or (), **flags)
+
+
+def _layer(text: str) -> tuple[str, dict[str, str]]:
+    pattern, equals, rule = (part.strip() for part in text.partition("="))
+    if not (pattern and equals and rule):
+        raise UserError(f"cannot read the layers `{text}`", "write it as --layer 'conv*=feedback_alignment'")
+    return pattern, {"rule": rule}

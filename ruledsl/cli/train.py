@@ -13,6 +13,7 @@ from ruledsl.cli.run_options import (
     Data,
     DataDir,
     Epochs,
+    Layers,
     Model,
     Optimizer,
     Out,
@@ -31,6 +32,7 @@ def command(
     config: ConfigFile = None,
     optimizer: Optimizer = None,
     constraints: Constraints = None,
+    layers: Layers = None,
     settings: Settings = None,
     out: Out = None,
     seed: Seed = None,
@@ -38,7 +40,7 @@ def command(
 ) -> None:
     """Teach a network by a rule; everything that comes of it goes into a run folder."""
     flags: dict[str, Any] = {"rule": rule, "backend": backend, "out": out, "seed": seed, "epochs": epochs}
-    flags["constraints"] = constraints or None
+    flags |= {"constraints": constraints or None, "layers": layers}
     chosen = configuration(config, settings, model=model, data=data, data_dir=data_dir, optimizer=optimizer, **flags)
 
     from rich.console import Console

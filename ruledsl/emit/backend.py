@@ -36,6 +36,9 @@ class Module:
     standalone  whether it is to be of use by itself, on a whole network
     values      by function, the node that it computes; `terms`: by the id of a node, the term that holds it
     title       what the rule is called in words, as text for a docstring
+    joint       the phases in which replicas bring together what functions compute; `unlike`: the equations of which
+                they can't compute each its share; `rescaled`: the phases in which replicas compute with the errors of
+                the joint batch (see `ruledsl.emit.replicas`)
     """
 
     kind: str
@@ -49,6 +52,9 @@ class Module:
     terms: Mapping[int, str] = field(default_factory=dict)
     title: str = ""
     standalone: bool = False
+    joint: frozenset[str] = frozenset()
+    unlike: tuple[str, ...] = ()
+    rescaled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class Backend:
     reserved    names that an emitted module uses itself, and that no argument of it may take
     attributes  names that a layer has already: a tensor or parameter of a rule takes an underscore instead
     shown       what the templates are given, beside the functions
+    completes   whether what counts once a step has a function of its own, which its optimizers' steps call
     traced      whether the parameters of an optimizer may be arrays, which no `if` or `math.sqrt` takes
     """
 
@@ -81,6 +88,7 @@ class Backend:
     shown: Callable[[Module], Mapping[str, object]]
     reserved: frozenset[str] = field(default_factory=frozenset)
     attributes: frozenset[str] = field(default_factory=frozenset)
+    completes: bool = False
     traced: bool = False
     packages: tuple[str, ...] = ()
     executor: str = ""

@@ -92,6 +92,20 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Once:
+    """What makes the pseudo-gradient of a target from what the backward passes of a phase have summed, once a step.
+
+    call   one of its arguments, `summed`, is that; the others are no activity
+    """
+
+    phase: str
+    target: str
+    optimizer: str
+    call: Call
+    summed: str
+
+
+@dataclass(frozen=True)
 class Pass:
     """One forward and backward pass through a layer.
 
@@ -122,6 +136,13 @@ class Pass:
     def direct(self) -> bool:
         """Whether it reads e, the error at the network's output."""
         return "e" in self.reads
+
+    @property
+    def direct_to_send(self) -> bool:
+        """Whether it reads e for nothing but what a layer with somebody to send to computes."""
+        readers = {call.result for call in self.terms if "e" in call.arguments}
+        conditions = [o.call.condition for o in self.outputs if {"e", *readers} & set(o.call.arguments)]
+        return all(not each.always and all("x" in one for one in each.any_of) for each in conditions)
 
     @property
     def dense(self) -> bool:
@@ -190,6 +211,9 @@ class Binding:
     driven         phases with an input of their own, layer by layer
     after          what happens after a step, stage by stage
     tensors        as in `ruledsl.program.Program`
+    once           pseudo-gradients that have something that counts once a step
+    unscaled       of the results of passes, those that do not scale with the loss; `batched`: that do not add up over
+                   micro-batches
     """
 
     starts: tuple[tuple[Tensor, Call], ...]
@@ -201,11 +225,14 @@ class Binding:
     tensors: tuple[Tensor, ...]
     parameters: Mapping[str, float] = field(default_factory=dict)
     clocked: tuple[str, ...] = ()
+    once: tuple[Once, ...] = ()
+    unscaled: tuple[str, ...] = ()
+    batched: tuple[str, ...] = ()
 
     @property
     def reads(self) -> frozenset[str]:
         """Everything that a function reads."""
-        calls = [call for _, call in (*self.starts, *self.draws)]
+        calls = [call for _, call in (*self.starts, *self.draws)] + [once.call for once in self.once]
         drives = [own.drive for own in self.driven if own.drive]
         parts: list[Pass | Apart] = [*self.passes, *self.driven, *self.after]
         made = {name for call in (*calls, *drives) for name in call.arguments}
@@ -329,6 +356,7 @@ class _Binder:
         first = [(self.tensor(name), made[name]) for name in order if name]
         drawn = [f.target for f in self.functions if f.role == "draw"]
         read = {name for f in self.functions for name in f.arguments}
+        passing = [f for f in self.functions if f.phase not in (*driven, *after)]
         return Binding(
             starts=tuple(first),
             draws=tuple((tensor, call) for tensor, call in first if tensor.name in drawn),
@@ -339,7 +367,15 @@ class _Binder:
             tensors=self.tensors,
             parameters=self.parameters,
             clocked=tuple(name for name in COUNTERS if name in read),
+            once=tuple(self.once(f) for f in self.functions if f.role == "complete"),
+            unscaled=tuple(dict.fromkeys(f.target or "send" for f in passing if not f.scales)),
+            batched=tuple(dict.fromkeys(f.target or "send" for f in passing if not f.adds)),
         )
+
+    def once(self, f: Function) -> Once:
+        known = {*self.names, *self.parameters, *ACTIVITY, *COUNTERS, "layer", "fan_in", "fan_out", "classes"}
+        (summed,) = (name for name in f.arguments if name not in known)
+        return Once(f.phase, f.target or "", f.optimizer, _call(f), summed)
 
     def of(self, phase: str) -> list[Function]:
         return [f for f in self.functions if f.phase == phase]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,15 +22,18 @@ from ruledsl.emit.imports import imports
 from ruledsl.emit.layout import LAYOUT
 from ruledsl.emit.line_breaking import statement
 from ruledsl.emit.naming import Names
+from ruledsl.emit.replicas import brought_together, pools
 from ruledsl.emit.standalone import paste_imports
 from ruledsl.emit.stored import Storage
 from ruledsl.emit.views import called
 from ruledsl.ir.equations import Equation, Equations
-from ruledsl.ir.nodes import Node, reads, tensor, walk
+from ruledsl.ir.nodes import Node, reads, rewrite, tensor, walk, with_args
 from ruledsl.ir.operations import make
 from ruledsl.ir.phases import AFTER_STEP, INIT, TASK
 from ruledsl.ir.printer import show
 from ruledsl.ir.types import ACTIVITY, PARAMETER, Type
+from ruledsl.passes.accumulation import accumulation, follows
+from ruledsl.passes.scaling import ERRORS
 from ruledsl.program import Program
 from ruledsl.source import Span
 from ruledsl.version import __version__
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 WIDTH = 100
 LONGEST_FORMULA = 240
 PARAMETER_NODE = tensor("p", PARAMETER)
+SUMMED = "what is summed"  # by backward passes, of a pseudo-gradient
 _FIXED = ("x", "u", "delta", "delta_k", "e", "target", "W", "b")
 _FIXED_IN_OPTIMIZERS = ("g", "p")
 _FIXED_SCALARS = ("step", "epoch", "progress", "lr", "fan_in", "fan_out", "batch_size", "classes", "sources", "targets")
@@ -88,6 +93,9 @@ def emit(rule: Rule, backend_name: str, *, standalone: bool = False) -> Program:
         emission.terms,
         _harmless(rule.title or rule.name),
         standalone,
+        frozenset(emission.joint_phases),
+        tuple(emission.unlike),
+        frozenset(emission.rescaled),
     )
     template = _environment(target.templates).get_template("module.py.j2")
     given = {"emitted": emitted, "imports": partial(imports, statements=target.imports), **target.shown(module)}
@@ -137,6 +145,10 @@ def _is_x(node: Node) -> bool:
     return node.op == "signal" and node.attrs[0] == "x"
 
 
+def _is_error(node: Node) -> bool:
+    return node.op == "signal" and node.attrs[0] in ERRORS
+
+
 def _statement(prefix: str, expression: str, indent: int) -> str:
     """Lines for a template: none longer than it has to be."""
     return "\n".join(statement(prefix, expression, indent))
@@ -150,9 +162,14 @@ class _Emission:
         self.names = Names(
             {*target.reserved, *target.imports, "layer", "phi", "dphi", "shape", "math", "generator", "key"}
         )
-        self._as_written: dict[int, Node] = {}
+        self._as_written: dict[int, tuple[Equation, Node]] = {}  # with the equation: its id must not be used again
         self.values: dict[str, Node] = {}
         self.terms: dict[int, str] = {}
+        self._divided: set[tuple[str, str, str]] = set()
+        self.joint: dict[str, dict[int, int]] = {}
+        self.joint_phases: set[str] = set()
+        self.rescaled: set[str] = set()
+        self.unlike: list[str] = []
         self.fixed = (*_FIXED, *(_FIXED_IN_OPTIMIZERS if rule.kind == "optimizer" else ()))
         self.names.keep(*self.fixed, *_FIXED_SCALARS)
         self.names.reserve("delta_at_k")
@@ -167,25 +184,59 @@ class _Emission:
             given = self.names[name]
             self.names.reserve(f"needs_{given}", f"key_{given}", f"{given}_from")
 
+        self.names.give(SUMMED, "summed", argument=True)
+
     def run(self) -> Emitted:
         emitted = Emitted(header=self._header())
         failures: list[Unwritable] = []
         stored = Storage()
         for phase in (INIT, *self.equations.phases):
             equations = []
-            for written in (e for e in self.equations.equations if e.phase == phase):
+            for written in self._in_stages(phase):
                 equations.append(written.with_value(stored(written.value)))
-                self._as_written[id(equations[-1])] = written.value
+                self._as_written[id(equations[-1])] = equations[-1], written.value
+            self._bring_together(phase, equations)
             terms: dict[int, str] = {}
-            for node, wish in shared_terms([e.value for e in equations if e.role not in ("draw", "drive", "init")]):
+            for node, wish in shared_terms([e.value for e in equations if e.role in ("send", "grad", "assign")]):
                 self._collect(emitted, failures, phase, node, "term", wish, terms)
                 terms[id(node)] = self.names[_key(phase, node)]
             self.terms |= terms
             for equation in equations:
-                self._collect(emitted, failures, phase, equation, equation.role, equation.target, terms)
+                own = {} if equation.role == "complete" else terms
+                self._collect(emitted, failures, phase, equation, equation.role, equation.target, own)
         if failures:
             raise RuleError([self._explain(failure) for failure in failures])
         return emitted
+
+    def _in_stages(self, phase: str) -> Iterator[Equation]:
+        """The equations of a phase: of a pass, what counts once a step stands by itself."""
+        has_pass = phase != INIT and not phase.startswith(AFTER_STEP) and phase not in self.equations.driven
+        for equation in (e for e in self.equations.equations if e.phase == phase):
+            if equation.role != "grad" or not has_pass or not self.target.completes:
+                yield equation
+                continue
+            stages = accumulation(equation.value)
+            summed = replace(equation, value=stages.summed)
+            yield summed
+            if stages.value is not None:
+                self._divided.add(_result(equation))
+                yield replace(equation, role="complete", value=_from_summed(stages.value, stages.summed))
+
+    def _bring_together(self, phase: str, equations: list[Equation]) -> None:
+        """What replicas of a network have to bring together in a phase, and the equations that they can't share."""
+        if self.rule.kind != "rule" or phase == INIT or phase.startswith(AFTER_STEP):
+            return
+        # Errors from far away are many, and in another phase in which errors travel the task's `send` is at work too.
+        elsewhere = [e.value for e in self.equations.equations if e.phase != TASK]
+        alone = not any(_is_error(node) for node in walk(*elsewhere))
+        alone = alone and not any(node.op == "signal" and node.attrs[1] for e in equations for node in walk(e.value))
+        found = brought_together(
+            [e for e in equations if e.role in ("send", "grad", "assign")], alone and phase == TASK
+        )
+        self.joint[phase] = found.joint
+        self.rescaled |= {phase} if found.rescaled else set()
+        self.joint_phases |= {phase} if found.joint or found.rescaled or pools(e.value for e in equations) else set()
+        self.unlike += ["send" if e.role == "send" else f"{e.role} {e.target}" for e in found.unlike]
 
     def _explain(self, failure: Unwritable) -> Diagnostic:
         place = failure.node.place
@@ -217,23 +268,35 @@ class _Emission:
         node = what if isinstance(what, Node) else what.value
         in_optimizer = self.rule.kind == "optimizer"
         writer = Writer(self.target, self.names, terms, traced=in_optimizer and self.target.traced)
+        writer.joint = self.joint.get(phase, {})
         if role in ("init", "draw", "drive"):
             assert isinstance(what, Equation)
             result = (self._like_p if in_optimizer else self._first_value)(writer, what)
         else:
             writer.name_shared(node)
-            result = writer.write(node)
+            result = (role == "complete" and self._added(writer, node)) or writer.write(node)
         name = self._function_name(phase, what, role, wish)
         arguments = tuple(sorted(writer.arguments, key=self._order))
         if isinstance(what, Node):
             function = Function(role, name, arguments, phase, self.names[_key(phase, what)])
         else:
             target = None if role == "send" else self.names_or_signal(what.target)
-            function = Function(role, name, arguments, phase, target, what.optimizer, self._is_full(what))
+            function = Function(
+                role, name, arguments, phase, target, what.optimizer, self._is_full(what), *follows(what)
+            )
         lines = [line for local, value in writer.lines for line in statement(f"{local} = ", value)]
         lines += statement("return ", result)
         self.values[name] = node
         return Written(function, self._signature(name, arguments), self._doc(what, role, node), lines)
+
+    def _added(self, writer: Writer, node: Node) -> str | None:
+        """`summed + c * W` with a number c, where the backend has one operation for it."""
+        form = self.target.operations.get("add_scaled")
+        if node.op == "add" and node.args[1].op == "mul" and callable(form):
+            summed, (c, weight) = node.args[0], node.args[1].args
+            if writer.is_number(c) and weight.op == "tensor" and weight.type == summed.type and not writer.lines:
+                return form(writer, node)
+        return None
 
     def names_or_signal(self, target: str) -> str:
         """The Python name of what an equation is for."""
@@ -244,13 +307,13 @@ class _Emission:
             value = self.names.give(_key(phase, what), wish)
             return self.names.give(f"function of a term {value} {phase}", f"compute_{value}")
         target = self.names_or_signal(what.target)
-        plain = {"send": "send", "grad": f"grad_{target}", "assign": f"next_{target}", "init": f"init_{target}"}
+        plain = {"send": "send", "assign": f"next_{target}"}
         name = plain.get(role, f"{role}_{target}")
         if phase not in (TASK, INIT):
             words = phase.replace(AFTER_STEP, "after").replace(": ", "_").replace(" ", "_")
             name += f"_{words}"
         alike = [e for e in self.equations.of("grad", phase=phase) if e.target == what.target]
-        if role == "grad" and what.optimizer != TASK and (phase == TASK or len(alike) > 1):
+        if role in ("grad", "complete") and what.optimizer != TASK and (phase == TASK or len(alike) > 1):
             name += f"_by_{what.optimizer}"
         return self.names.give(f"function {role} {what.target} {what.optimizer} {phase}", name)
 
@@ -337,7 +400,8 @@ class _Emission:
     # --- words ---
 
     def _doc(self, what: Equation | Node, role: Role, node: Node) -> list[str]:
-        shown = show(_unnamed(self._as_written.get(id(what), node)), names=True)
+        shown = show(_unnamed(self._as_written.get(id(what), (what, node))[1]), names=True)
+        shown = shown.replace(SUMMED, self.names[SUMMED])
         if len(shown) > LONGEST_FORMULA:
             shown = "derived, see below"
         if isinstance(what, Node):
@@ -345,11 +409,14 @@ class _Emission:
         words = {
             "send": "The error for the neurons that feed this layer",
             "grad": f"The pseudo-gradient of {what.target}",
+            "complete": f"The pseudo-gradient of {what.target} from what backward passes have summed",
             "assign": f"The next value of {what.target}",
             "init": f"The first value of {what.target}",
             "draw": f"The value of {what.target} in this step",
             "drive": f"The activity that stands in for {what.target} in this phase",
         }
+        if role == "grad" and _result(what) in self._divided:
+            return _docstring(f"What a backward pass brings to the pseudo-gradient of {what.target}: {shown}.")
         return _docstring(f"{words[role]}: {shown}.")
 
     def _header(self) -> list[str]:
@@ -396,6 +463,17 @@ class _Emission:
         return tuple(result)
 
 
+def _from_summed(value: Node, summed: Node) -> Node:
+    """A pseudo-gradient, in which what is summed has arrived already."""
+    arrived = tensor(SUMMED, summed.type)
+    return rewrite(value, lambda node, args: arrived if node is summed else with_args(node, args))
+
+
+def _result(equation: Equation) -> tuple[str, str, str]:
+    """What an equation is for."""
+    return equation.phase, equation.target, equation.optimizer
+
+
 def _may_be_a_number(node: Node) -> bool:
     """Whether a value is one number for all: a constant, or a sum over layers downstream of which there may be none."""
     if node.op in ("const", "sum_k"):
@@ -425,8 +503,6 @@ def _pulls(node: Node, name: str) -> bool:
 
 
 def _unnamed(node: Node) -> Node:
-    from dataclasses import replace
-
     return replace(node, name=None)
 
 

@@ -56,6 +56,7 @@ class Writer:
 
     def __init__(self, backend: Forms, names: Names, terms: Mapping[int, str], *, traced: bool = False) -> None:
         self.backend, self.names, self.terms, self.traced = backend, names, terms, traced
+        self.joint: Mapping[int, int] = {}  # what replicas bring together, see `ruledsl.emit.replicas`
         self.like: str | None = None  # the array that first and fresh values are made like; None: they have a `shape`
         self.arguments: dict[str, None] = {}
         self.lines: list[tuple[str, str]] = []

@@ -7,14 +7,15 @@ from typing import Literal
 
 from ruledsl.ir.phases import TASK
 
-Role = Literal["send", "grad", "assign", "init", "draw", "drive", "term"]
+Role = Literal["send", "grad", "complete", "assign", "init", "draw", "drive", "term"]
 
 
 @dataclass(frozen=True)
 class Function:
     """One function of an emitted module.
 
-    role      what it computes: `send` the error for the layer below; `grad` the pseudo-gradient of `target`;
+    role      what it computes: `send` the error for the layer below; `grad` the pseudo-gradient of `target`, or what a
+              backward pass brings to it; `complete` the pseudo-gradient from what backward passes have `summed`;
               `assign` the next value of `target` (`<-`); `init` the first value and `draw` the value in this step of a
               `fresh` tensor; `drive` the activity that a phase puts in place of `target` (`x`);
               `term` a value, called `target`, that several functions of the same phase read
@@ -25,6 +26,8 @@ class Function:
     phase     `task`, `after step`, `init`, or the name of a phase of the rule
     optimizer who receives a `grad`: `task` or the name given by `by`
     full      whether its value has the whole shape of what it is for; `send = 0` is one number for all
+    scales    whether it scales with the loss, where its result does so in the end
+    adds      whether it adds up over micro-batches
     """
 
     role: Role
@@ -34,6 +37,8 @@ class Function:
     target: str | None = None
     optimizer: str = TASK
     full: bool = True
+    scales: bool = True
+    adds: bool = True
 
 
 @dataclass(frozen=True)

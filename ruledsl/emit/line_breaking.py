@@ -70,7 +70,8 @@ def _broken(expression: str, indent: int, used: int) -> list[str]:
             lines[-1] += ","
         return [*lines, f"{' ' * indent}{expression[-1]}"]
     if not called:
-        if start == 0 and len(_split(inside, _SUMS)) > 1:
+        long = indent + 4 + len(inside) > WIDTH and any(len(_split(inside, each)) > 1 for each in _OPERATORS)
+        if start == 0 and (long or len(_split(inside, _SUMS)) > 1):
             inner = _broken(inside, indent, WIDTH)  # which puts brackets around it
             return [head[:-1] + inner[0], *inner[1:]]
         inner = _broken(inside, indent + 4, 0)

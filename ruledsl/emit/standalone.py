@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 
 from ruledsl.emit.imports import import_lines, is_own
@@ -114,7 +115,9 @@ class _Pasting:
             for name, definition in _module(module)[1].items()
             if (module, name) in self.reached
         ]
-        return re.sub(r"\n{4,}", "\n\n\n", "\n\n\n".join(dict.fromkeys(texts)))
+        texts = list(dict.fromkeys(texts))
+        gaps = ["\n" if _is_line(one) and _is_line(other) else "\n\n\n" for one, other in pairwise(texts)]
+        return re.sub(r"\n{4,}", "\n\n\n", "".join(chain(*zip_longest(texts, gaps, fillvalue=""))))
 
     def depth(self, module: str) -> int:
         """How many files of the project lie below one: what is read when a class is made has to come first."""
@@ -133,7 +136,11 @@ class _Pasting:
             return None
         data = any(ast.unparse(base).endswith(("NamedTuple", "Protocol")) for base in definition.bases)
         data = data or any("dataclass" in ast.unparse(each) for each in definition.decorator_list)
-        return [node for node in definition.body[_documented(definition) :] if self.keeps(node, data)]
+        kept = [node for node in definition.body[_documented(definition) :] if self.keeps(node, data)]
+        fields = [node for node in kept if isinstance(node, ast.AnnAssign)]
+        while data and fields and fields[-1].value is not None and not self.keeps(fields[-1], False):
+            kept.remove(fields.pop())  # of the last fields, those with a default that nobody reads or gives
+        return kept
 
     def keeps(self, node: ast.stmt, data: bool) -> bool:
         """Whether a member is pasted: the fields of data, and what somebody may call."""
@@ -180,6 +187,11 @@ def _shown(text: str, definition: Definition, kept: list[ast.stmt] | None) -> st
     return "\n".join([*shown, *blocks])
 
 
+def _is_line(text: str) -> bool:
+    """Whether a definition is a constant in one line."""
+    return "\n" not in text and not text.startswith(("class ", "def "))
+
+
 def _documented(node: ast.ClassDef) -> int:
     return int(ast.get_docstring(node, clean=False) is not None)
 
@@ -195,7 +207,7 @@ def _attributes(tree: ast.AST) -> Iterator[str]:
 
 def _names(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             yield node.id
 
 

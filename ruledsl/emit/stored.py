@@ -17,14 +17,14 @@ class Storage:
 
     def __init__(self) -> None:
         self._interned: dict[tuple[object, ...], Node] = {}
-        self._done: dict[int, Node] = {}
+        self._done: dict[int, tuple[Node, Node]] = {}  # with the node itself: its id must not be used again
 
     def __call__(self, root: Node) -> Node:
         """The node of the value in which every map is computed in its stored orientation."""
         for node in walk(root):
             if id(node) not in self._done:
-                self._done[id(node)] = self._rewritten(node, tuple(self._done[id(arg)] for arg in node.args))
-        return self._done[id(root)]
+                self._done[id(node)] = node, self._rewritten(node, tuple(self._done[id(arg)][1] for arg in node.args))
+        return self._done[id(root)][1]
 
     def _rewritten(self, node: Node, args: tuple[Node, ...]) -> Node:
         if node.op == "transpose":

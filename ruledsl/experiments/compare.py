@@ -11,7 +11,7 @@ from ruledsl.experiments.plot import draw
 from ruledsl.experiments.row import Row
 from ruledsl.training import Config, Listener, TrainingDiverged
 from ruledsl.training.run_folder import RunFolder
-from ruledsl.training.train import load_dataset, load_rule, prepare_with, start
+from ruledsl.training.train import load_dataset, load_layers, load_rule, prepare_with, start
 
 
 @dataclass
@@ -42,6 +42,7 @@ def compare(config: Config, rules: Sequence[str], seeds: Sequence[int], listener
     rows = _rows(config, rules)
     output = load_rule(config.output, {}) if config.output else None
     output_program = output.compile(config.backend) if output else None
+    layers = load_layers(config)
     programs = [(row.rule.compile(config.backend), output_program) for row in rows]
     dataset = load_dataset(config)
     folder = None
@@ -50,7 +51,7 @@ def compare(config: Config, rules: Sequence[str], seeds: Sequence[int], listener
             changing = {n: schedule for n, schedule in config.schedules.items() if n in row.rule.parameters}
             parameters = {**row.rule.parameters, **changing}
             one = config.model_copy(update={"seed": seed, "rule": row.given, "parameters": parameters})
-            prepared = prepare_with(one, row.rule, output, pair, dataset)
+            prepared = prepare_with(one, row.rule, output, pair, dataset, layers)
             if folder is None:  # only now, when the first run is known to begin
                 folder = RunFolder.create(config.out or Path("runs") / f"compare-{dataset.name}")
             place = folder.path / f"{row.label}-seed{seed}"

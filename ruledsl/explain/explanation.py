@@ -16,7 +16,8 @@ from ruledsl.ir.equations import Equation, Equations
 from ruledsl.ir.nodes import Node
 from ruledsl.ir.printer import number, show
 from ruledsl.locality.flow import Ledger
-from ruledsl.program import TASK
+from ruledsl.passes.accumulation import accumulation, follows
+from ruledsl.program import AFTER_STEP, TASK
 from ruledsl.rule import Rule
 
 if TYPE_CHECKING:
@@ -112,6 +113,27 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class InLoop:
+    """How a result of a pass takes what loops do: scale the loss, collect micro-batches, average over replicas.
+
+    scales   whether it scales with the loss
+    adds     whether it adds up over micro-batches
+    once     what of it counts once for each step of an optimizer, however many passes led to it; or None
+    """
+
+    target: str
+    phase: str
+    scales: bool
+    adds: bool
+    once: str | None = None
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is linear in the errors."""
+        return self.scales and self.adds
+
+
+@dataclass(frozen=True)
 class Expense:
     """A phase (or the average step) of a network, beside the same step by backprop."""
 
@@ -135,6 +157,7 @@ class Explanation:
     batch: int = BATCH
     bits: tuple[int, ...] = ()
     expenses: tuple[Expense, ...] = ()
+    loop: tuple[InLoop, ...] = ()
 
     @property
     def ledger(self) -> Ledger:
@@ -161,6 +184,7 @@ class Explanation:
             "phases": [asdict(phase) for phase in self.phases],
             "schedule": self.schedule,
             "ledger": entries,
+            "loop": [asdict(each) for each in self.loop],
             "cost": cost if self.network else None,
         }
 
@@ -169,7 +193,9 @@ def explain(rule: Rule, architecture: Architecture | None = None, batch: int = B
     """Explain a rule; with an architecture, also the bits that move per update and the cost of a step."""
     equations = rule.equations
     phases = tuple(_phase(rule, phase) for phase in equations.phases)
-    plain = Explanation(rule, _settings(rule), tuple(_kept(equations)), phases, _schedule(equations))
+    plain = Explanation(
+        rule, _settings(rule), tuple(_kept(equations)), phases, _schedule(equations), loop=tuple(_in_loop(equations))
+    )
     if architecture is None:
         return plain
     layers = layer_sizes(architecture)
@@ -290,6 +316,19 @@ def _energy(update: Update) -> Energy:
     value = replace(update.value, name=None)
     where = tuple(_where(node) for node in named([value]))
     return Energy(update.targets, update.optimizer, show(value), latex(value), where)
+
+
+def _in_loop(equations: Equations) -> Iterable[InLoop]:
+    for equation in equations.of("send", "grad", "assign") if equations.kind == "rule" else ():
+        if equation.phase in equations.driven or equation.phase.startswith(AFTER_STEP):
+            continue
+        once = None
+        if equation.role == "grad":
+            stages = accumulation(equation.value)
+            counted = stages.once or stages.value
+            once = None if counted is None else show(counted)
+        target = "send" if equation.role == "send" else equation.target
+        yield InLoop(target, equation.phase, *follows(equation), once)
 
 
 def _schedule(equations: Equations) -> str | None:

@@ -34,6 +34,7 @@ def _sections(explanation: Explanation) -> Iterable[list[str]]:
     if explanation.schedule:
         yield [bold("Schedule"), *_wrapped(explanation.schedule)]
     yield _ledger(explanation)
+    yield _loop(explanation)
     if explanation.expenses:
         yield _cost(explanation)
 
@@ -73,6 +74,27 @@ def _ledger(explanation: Explanation) -> list[str]:
     if not explanation.ledger:
         return [f"{title}; no synapse needs to know more than its own state and its two neurons"]
     return [title, as_table(explanation.ledger, explanation.rule.checked.text.name, explanation.bits)]
+
+
+def _loop(explanation: Explanation) -> list[str]:
+    """What becomes of it where the loss is scaled, and where a step takes several backward passes."""
+    if not explanation.loop:
+        return []
+    unlike = [each for each in explanation.loop if not each.linear]
+    title = "In a training loop: " + ("not all is linear in the errors" if unlike else "linear in the errors")
+    lines = [bold(title)]
+    if not unlike:
+        lines[0] += "; micro-batches, replicas and a scaled loss change nothing"
+    several = len({each.phase for each in explanation.loop}) > 1
+    for each in unlike:
+        failing = [*["does not scale with the loss"] * (not each.scales)]
+        failing += ["does not add up over micro-batches"] * (not each.adds)
+        where = f" in the phase {each.phase}" if several else ""
+        lines += _wrapped(f"{each.target}{where} {', and '.join(failing)}")
+    for each in explanation.loop:
+        if each.once is not None:
+            lines += _wrapped(f"of grad {each.target} this counts once a step: {each.once}")
+    return lines
 
 
 def _cost(explanation: Explanation) -> list[str]:

@@ -164,6 +164,25 @@ class ScheduleConfig(Section):
     factor: PositiveFloat = Field(default=0.1, description="what the learning rate is multiplied by")
 
 
+NO_RULE = "none"
+"""In the place of a rule's name: the layer is left alone, and learns by the backend's own differentiation."""
+
+
+class LayerConfig(Section):
+    """What the layers of a pattern learn by."""
+
+    rule: str = Field(
+        description="a rule of the library, the path of a .rule file, or none, which leaves the layers alone"
+    )
+    parameters: dict[str, float | bool] = Field(default={}, description="parameters of that rule, static ones too")
+
+    @model_validator(mode="after")
+    def _parameters_belong_to_a_rule(self) -> Self:
+        if self.rule == NO_RULE and self.parameters:
+            raise ValueError("layers that are left alone have no parameters")
+        return self
+
+
 ParameterValue = Annotated[
     Annotated[float | bool, Tag("value")] | Annotated[ParameterSchedule, Tag("schedule")],
     Discriminator(lambda given: "schedule" if isinstance(given, Mapping | ParameterSchedule) else "value"),
@@ -174,7 +193,7 @@ class Config(Section):
     """A training run."""
 
     rule: str = Field(default="backprop", description="a rule of the library, or the path of a .rule file")
-    output: str | None = Field(default=None, description="another rule for the last layer")
+    output: str | None = Field(default=None, description="another rule for the layers at the network's output")
     constraints: list[str] = Field(
         default=[], description="what holds after each step: constraints of the library, or paths of .rule files"
     )
@@ -206,6 +225,10 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     optimizers: dict[str, OptimizerConfig] = Field(
         default={}, description="further optimizers, for what a rule trains `by` them"
+    )
+    layers: dict[str, LayerConfig] = Field(
+        default={},
+        description='rules by patterns of the layers\' names, such as [layers."conv*"]; the first that fits counts',
     )
     schedule: ScheduleConfig = ScheduleConfig()
 

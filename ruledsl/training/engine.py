@@ -58,14 +58,17 @@ class Engine(Protocol):
         output: Program | None,
         config: Config,
         constraints: Sequence[Program] = (),
+        layers: Mapping[str, Program | None] = {},
     ) -> None:
         """Build the network, with weights from `config.seed`, and everything that learning needs.
 
         rule     what teaches the weight layers; None: the backend's own backpropagation
-        output   what teaches the last weight layer, where it is another one
+        output   what teaches the weight layers at the network's output, where it is another one
         config   `optimizer`, `optimizers`, `seed`, `threads`, `compile`, the size of a batch and the parameters that
                  change concern the engine
         constraints  what holds after each step, in this order
+        layers   by patterns of the layers' names, as in `ruledsl.choices`, what teaches these layers; None: the
+                 backend's own backpropagation
 
         Raises UserError where the network and the rule do not fit.
         """

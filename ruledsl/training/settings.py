@@ -20,11 +20,16 @@ def read_config(path: Path | None = None, settings: Iterable[str] = (), **flags:
     Flags that are None are left out. Raises UserError that names the field.
     """
     values = _read_toml(path) if path else {}
-    for name, value in flags.items():
-        if value is not None:
-            _merge(values, {name: value})
-    for setting in settings:
-        _merge(values, parse_setting(setting))
+    changes: list[dict[str, Any]] = [{name: value} for name, value in flags.items() if value is not None]
+    changes += map(parse_setting, settings)
+    for change in changes:
+        _merge(values, change)
+    # Of the patterns of layers the first that fits counts: what is asked for in the call comes before the file.
+    layers = values.get("layers")
+    if isinstance(layers, dict):
+        named = [change["layers"] for change in changes if isinstance(change.get("layers"), Mapping)]
+        asked = [pattern for given in named for pattern in given]
+        values["layers"] = {pattern: layers[pattern] for pattern in dict.fromkeys((*asked, *layers))}
     return make_config(values)
 
 
@@ -39,8 +44,8 @@ def make_config(values: Mapping[str, Any]) -> Config:
 def parse_setting(setting: str) -> dict[str, Any]:
     """`optimizer.lr=0.1` as `{"optimizer": {"lr": 0.1}}`. What is not TOML is a text (`model.name=mlp`)."""
     path, equals, text = setting.partition("=")
-    names = [name.strip() for name in path.split(".")]
-    if not equals or not all(names):
+    names = _names(path)
+    if not (equals and names and all(names)):
         raise UserError(f"cannot read the setting `{setting}`", "write it as --set optimizer.lr=0.1")
     value: Any
     try:
@@ -51,6 +56,21 @@ def parse_setting(setting: str) -> dict[str, Any]:
     for name in reversed(names[:-1]):
         values = {name: values}
     return values
+
+
+def _names(path: str) -> list[str]:
+    """The parts of a path, which TOML may quote: `layers."block1.*".rule`."""
+    if '"' not in path:
+        return [name.strip() for name in path.split(".")]
+    try:
+        inner: Any = tomllib.loads(f"{path} = 0")
+    except tomllib.TOMLDecodeError:
+        return []
+    names: list[str] = []
+    while isinstance(inner, dict) and inner:
+        names.append(next(iter(inner)))
+        inner = inner[names[-1]]
+    return names
 
 
 def to_toml(config: BaseModel) -> str:

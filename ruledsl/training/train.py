@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +13,7 @@ from ruledsl.data import Dataset
 from ruledsl.emit.backend import backend
 from ruledsl.errors import UserError, need, suggest
 from ruledsl.program import TASK, Program, Schedule
-from ruledsl.training.config import BUILT_IN, Config, OptimizerConfig, as_settings
+from ruledsl.training.config import BUILT_IN, NO_RULE, Config, OptimizerConfig, as_settings
 from ruledsl.training.engine import Diverged, Engine, decaying_by_themselves, find_engine, weights
 from ruledsl.training.loop import Epoch, Listener, run
 from ruledsl.training.run_folder import RunFolder, environment
@@ -71,6 +71,10 @@ class Run:
         }
 
 
+Layers = Mapping[str, "tuple[Rule, Program] | None"]
+"""By patterns of layers' names, their rules; None where the layers are left alone."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A run before its first step: everything is found, checked and built, nothing is written."""
@@ -83,11 +87,13 @@ class Prepared:
     output: Rule | None
     programs: tuple[Program | None, Program | None]
     constraints: tuple[tuple[Rule, Program], ...] = ()
+    layers: Layers = field(default_factory=dict)
 
     @property
     def schedule(self) -> Schedule:
-        """The phases of the rule; where it has none, those of the last layer's rule."""
-        schedules = [program.schedule for program in self.programs if program is not None]
+        """The phases of the rule; where it has none, those of another layer's rule."""
+        programs = (*self.programs, *(each[1] for each in self.layers.values() if each))
+        schedules = [program.schedule for program in programs if program is not None]
         return next((schedule for schedule in schedules if schedule != Schedule()), Schedule())
 
     def with_folder(self, folder: Path) -> Prepared:
@@ -115,7 +121,7 @@ def prepare(config: Config) -> Prepared:
     rule = load_rule(config.rule, config.first_parameters)
     output = load_rule(config.output, {}) if config.output else None
     programs = rule.compile(config.backend), output.compile(config.backend) if output else None
-    return prepare_with(config, rule, output, programs)
+    return prepare_with(config, rule, output, programs, layers=load_layers(config))
 
 
 def prepare_with(
@@ -124,18 +130,24 @@ def prepare_with(
     output: Rule | None,
     programs: tuple[Program | None, Program | None],
     dataset: Dataset | None = None,
+    layers: Layers | None = None,
 ) -> Prepared:
-    """A run of programs that are compiled already (None: the backend's own backpropagation), on loaded data."""
+    """A run of programs that are compiled already (None: the backend's own backpropagation), on loaded data.
+
+    layers   by patterns of layers' names, other rules for these layers
+    """
     need("safetensors", "saving weights", "train")
     if config.tensorboard:
         need("tensorboardX", "TensorBoard events", "train")
     dataset = dataset or load_dataset(config)
-    config = resolved(config, dataset, programs)
+    layers = layers or {}
+    taught = {pattern: each and each[1] for pattern, each in layers.items()}
+    config = resolved(config, dataset, programs, [program for program in taught.values() if program])
     architecture = architectures.get(config.model.name, dataset.shape, dataset.classes, **config.model.options)
     engine = find_engine(config.backend)
     constraints = tuple((c, c.compile(config.backend)) for c in load_constraints(config))
-    engine.init(architecture, *programs, config, [program for _, program in constraints])
-    return Prepared(config, dataset, architecture, engine, rule, output, programs, constraints)
+    engine.init(architecture, *programs, config, [program for _, program in constraints], taught)
+    return Prepared(config, dataset, architecture, engine, rule, output, programs, constraints, layers)
 
 
 def start(prepared: Prepared, listener: Listener) -> Run:
@@ -189,6 +201,15 @@ def load_rule(name: str, parameters: Mapping[str, float | bool]) -> Rule:
     return _load("rule", name, parameters)
 
 
+def load_layers(config: Config) -> Layers:
+    """The rules that a configuration gives to single layers, compiled. Raises RuleError, UserError."""
+    loaded: dict[str, tuple[Rule, Program] | None] = {}
+    for pattern, layer in config.layers.items():
+        rule = None if layer.rule == NO_RULE else load_rule(layer.rule, layer.parameters)
+        loaded[pattern] = None if rule is None else (rule, rule.compile(config.backend))
+    return loaded
+
+
 def load_constraints(config: Config) -> list[Rule]:
     """The constraints that a configuration adds. Raises RuleError, UserError."""
     for name in config.constraint_parameters:
@@ -211,10 +232,15 @@ def _load(kind: str, name: str, parameters: Mapping[str, float | bool]) -> Rule:
     return rule
 
 
-def resolved(config: Config, dataset: Dataset, programs: tuple[Program | None, Program | None]) -> Config:
+def resolved(
+    config: Config,
+    dataset: Dataset,
+    programs: tuple[Program | None, Program | None],
+    layers: Sequence[Program] = (),
+) -> Config:
     """The configuration with what was left open: the network, and the optimizers that the rules bring along."""
     optimizers = {TASK: config.optimizer, **config.optimizers}
-    for program in reversed([p for p in programs if p is not None]):
+    for program in reversed([p for p in (*programs, *layers) if p is not None]):
         for name, (kind, values) in program.optimizers.items():
             asked = optimizers[name].model_dump(exclude_unset=True) if name in optimizers else {}
             own = as_settings(kind, values) if asked.get("name", kind) == kind else {}
@@ -272,6 +298,12 @@ def _describe(folder: RunFolder, prepared: Prepared, config: Config) -> None:
             prefix = "" if rule is prepared.rule else "output_"
             folder.write_text(f"{prefix}{rule.name}.rule", rule.text)
             folder.write_json(f"{prefix}ledger.json", ledger_of(rule))
+    for number, one in enumerate(prepared.layers.values(), 1):
+        if one is not None:
+            named, taught = one
+            folder.write_text(f"layers{number}_{taught.rule}_{taught.backend}.py", taught.source)
+            folder.write_text(f"layers{number}_{named.name}.rule", named.text)
+            folder.write_json(f"layers{number}_ledger.json", ledger_of(named))
     for constraint, emitted in prepared.constraints:
         folder.write_text(f"{constraint.name}.rule", constraint.text)
         folder.write_text(f"{constraint.name}_{emitted.backend}.py", emitted.source)
@@ -286,16 +318,21 @@ def ledger_of(rule: Rule) -> dict[str, Any]:
 
 
 def _notes(prepared: Prepared) -> list[str]:
-    program, config = prepared.programs[0], prepared.config
-    own = decaying_by_themselves(program) if program else frozenset()
+    config = prepared.config
+    taught_by_name = (each[1] for each in prepared.layers.values() if each)
     notes: list[str] = []
-    for name, optimizer in {TASK: config.optimizer, **config.optimizers}.items():
-        taught = {f.target for f in program.functions if f.role == "grad" and f.optimizer == name} if program else set()
-        decayed = ", ".join(sorted(own & taught))
-        if optimizer.decay and decayed:
-            which = "the optimizer" if name == TASK else f"the optimizer {name}"
-            notes.append(f"the rule decays {decayed} itself: {which}'s decay of {optimizer.decay} does not act on them")
-    return notes
+    for program in (*prepared.programs, *taught_by_name):
+        own = decaying_by_themselves(program) if program else frozenset()
+        for name, optimizer in {TASK: config.optimizer, **config.optimizers}.items():
+            functions = program.functions if program else ()
+            taught = {f.target for f in functions if f.role == "grad" and f.optimizer == name}
+            decayed = ", ".join(sorted(own & taught))
+            if optimizer.decay and decayed:
+                which = "the optimizer" if name == TASK else f"the optimizer {name}"
+                notes.append(
+                    f"the rule decays {decayed} itself: {which}'s decay of {optimizer.decay} does not act on them"
+                )
+    return list(dict.fromkeys(notes))
 
 
 def _explained(diverged: Diverged, result: Run) -> TrainingDiverged:

@@ -161,13 +161,16 @@ def collect(program: Program, phase: str, arguments: dict[str, Any]) -> Results:
     for function in program.of_phase(phase):
         if function.role in ("draw", "drive", "init"):
             continue
-        value = getattr(program.module, function.name)(**{name: arguments[name] for name in function.arguments})
+        output = f"grad {function.target} by {function.optimizer}"
+        summed = {name: results[output] for name in function.arguments if name not in arguments}
+        given = {name: arguments[name] for name in function.arguments if name in arguments}
+        value = getattr(program.module, function.name)(**given, **summed)
         if function.role == "term":
             arguments[function.target or ""] = value
         elif function.role == "send":
             results["send"] = value
-        elif function.role == "grad":
-            results[f"grad {function.target} by {function.optimizer}"] = value
+        elif function.role in ("grad", "complete"):
+            results[output] = value
         else:
             results[f"next {function.target}"] = value
     return results

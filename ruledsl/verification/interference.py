@@ -167,7 +167,7 @@ class _Holding(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         if name in ("apply", "adjoint") and len(node.args) >= 2:
             node.args[0] = _held(name, node.args[0])
         elif name == "tensordot" and not any(isinstance(k.value, ast.Tuple) for k in node.keywords):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,22 @@ def test_optimizer_and_constraints_are_flags(tmp_path: Path, capsys: pytest.Capt
     assert "did you mean `manhattan_1`?" in capsys.readouterr().err
 
 
+def test_layers_get_rules_by_their_names(tmp_path: Path) -> None:
+    file, out = tmp_path / "run.toml", tmp_path / "run"
+    file.write_text('[layers."fc*"]\nrule = "kolen_pollack"\nparameters = { decay = 0.1 }\n')
+    flags = [f"--config={file}", "--layer", "fc2=backprop", "--set", 'layers."fc*".parameters.decay=0.2']
+    assert main(["train", "usf", *QUICK, *flags, "--epochs=1", f"--out={out}"]) == 0
+    written = tomllib.loads((out / "config.toml").read_text())["layers"]
+    assert [(pattern, layer["rule"]) for pattern, layer in written.items()] == [
+        ("fc2", "backprop"),  # what the call says comes before what the file says
+        ("fc*", "kolen_pollack"),
+    ]
+    assert written["fc*"]["parameters"] == {"decay": 0.2}
+    compared = ["compare", "usf", "feedback_alignment", *QUICK, "--layer", "fc2=backprop", "--epochs=1", "--seeds=1"]
+    assert main([*compared, f"--out={tmp_path / 'c'}"]) == 0
+    assert len(list((tmp_path / "c").glob("*/layers1_backprop.rule"))) == 2
+
+
 def test_compare_prints_one_table_and_names_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "c"
     assert main(["compare", "backprop", "usf", *QUICK, "--epochs=1", "--seeds=2", f"--out={out}"]) == 0
@@ -73,6 +90,9 @@ def test_a_rule_of_ones_own_is_trained_from_its_path(tmp_path: Path) -> None:
         (["train", "backprop", "--config=absent.toml"], "cannot read the configuration absent.toml"),
         (["train", "backprop", "--data=mnist", "--data-dir=absent"], "train-images-idx3-ubyte.gz of mnist is missing"),
         (["train", "backprop", "--out=/dev/null/run"], "cannot write"),
+        (["train", "backprop", "--layer=fc1"], "cannot read the layers `fc1`"),
+        (["train", "backprop", "--layer=fc9=usf", *QUICK], "the pattern 'fc9' of rules names no layer of fc1, fc2"),
+        (["train", "backprop", "--layer=fc1=ufs", *QUICK], "did you mean `usf`"),
         (["compare", "backprop", "absent"], "absent"),
     ],
 )

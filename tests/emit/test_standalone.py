@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import runpy
 import subprocess
 import sys
@@ -59,13 +60,13 @@ def test_what_is_pasted_is_what_is_imported(name: str, files: Path) -> None:
     module = ast.parse(ruledsl.load(name).compile("torch").source)
     own = {node.name for node in module.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     for node in ast.parse((files / f"{name}.py").read_text()).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name not in own | {"convert", "kinds_of"}:
-            origin = next((o for o in origins(node.name)), None)
-            if origin is None and node.name == "advance":
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name not in own | {"convert"}:
+            found = origins(node.name)
+            if not found and node.name == "advance":
                 continue
-            assert origin is not None, node.name
             kept = {ast.dump(member) for member in without_docstring(node)}
-            assert kept <= {ast.dump(member) for member in without_docstring(origin)}, node.name
+            # Two of the project's files may each have a definition of this name, of which one is pasted.
+            assert any(kept <= {ast.dump(member) for member in without_docstring(one)} for one in found), node.name
             pasted += 1
     assert pasted >= 4
 
@@ -92,9 +93,31 @@ def without_docstring(node: ast.AST) -> list[ast.stmt]:
 
 def test_feedback_alignment_is_a_file_that_one_reads_in_minutes() -> None:
     source = ruledsl.load("feedback_alignment").compile("torch", standalone=True).source
-    assert source.count("\n") < 310
+    assert source.count("\n") < 335
     assert "net = nn.Sequential(Linear(784, 256)" in "".join(source.splitlines(keepends=True)[:25])
     assert "ruledsl_torch" not in source and "import ruledsl" not in source
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [("kolen_pollack", 545), ("drtp", 1115), ("direct_feedback_alignment", 1115), ("weight_mirror", 1295)],
+)
+def test_no_file_grows_by_what_only_the_package_needs(name: str, lines: int, files: Path) -> None:
+    assert (files / f"{name}.py").read_text().count("\n") < lines
+
+
+def test_a_loop_without_an_optimizer_completes_what_counts_once(files: Path) -> None:
+    module = runpy.run_path(str(files / "kolen_pollack.py"))
+    x, labels = runner.batch(torch)
+    nets = [module["convert"](runner.network(torch), decay=0.5, generator=torch.Generator().manual_seed(2))]
+    nets.append(copy.deepcopy(nets[0]))
+    for net in nets:
+        nn.functional.cross_entropy(net(x), labels).backward()
+    torch.optim.SGD(nets[0].parameters(), lr=0.1).step()
+    module["complete"](nets[1])
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        moved = other if other.grad is None else other - 0.1 * other.grad  # nobody is sent anything by the first B
+        assert torch.allclose(one, moved, atol=1e-7)
 
 
 def test_two_definitions_of_one_name_cannot_stand_in_one_file() -> None:
@@ -139,7 +162,7 @@ def test_a_rule_or_value_may_be_called_like_what_is_pasted(name: str, tmp_path: 
     module = runpy.run_path(str(path))
     x, _ = runner.batch(torch)
     net = module["convert"](runner.network(torch), example=x, generator=torch.Generator().manual_seed(2))
-    alone = runner.trained(torch, net, module["advance"], module["observe"], module["optimizers"])
+    alone = runner.trained(torch, net, module["advance"], module["observe"], module.get("optimizers"))
     generator = torch.Generator().manual_seed(2)
     net = ruledsl_torch.convert(runner.network(torch), ruledsl.parse(text), example=x, generator=generator)
     here = runner.trained(torch, net, ruledsl_torch.advance, ruledsl_torch.observe, ruledsl_torch.optimizers)
@@ -172,7 +195,7 @@ def test_a_file_says_what_it_cannot_convert(name: str, files: Path) -> None:
     expected = net(x)
     with pytest.raises(TypeError, match=f"{name} has no parameter dekay"):
         module["convert"](net, dekay=0.1, **given)
-    with pytest.warns(UserWarning, match="not converted, and learning by their exact gradient: 0, 1, 4"):
+    with pytest.warns(UserWarning, match="not converted, and learning by autograd from what reaches them: 0, 1, 4"):
         module["convert"](net, **given)
     assert [type(layer) for layer in net[:4]] == [nn.Conv2d, nn.Conv2d, nn.Flatten, module["Linear"]]
     assert torch.allclose(net(x), expected, atol=1e-6)

@@ -29,12 +29,13 @@ _IN_FRAMES = (*_MATHEMATICS, ast.If, ast.Starred)
 _IN_MAKERS = (*_IN_FRAMES, ast.Lambda, ast.Raise)
 _IN_CLASSES = (
     *(*_IN_FRAMES, ast.ClassDef, ast.For, ast.With, ast.withitem, ast.Slice, ast.Dict),
-    *(ast.JoinedStr, ast.FormattedValue, ast.ListComp),
+    *(ast.JoinedStr, ast.FormattedValue, ast.ListComp, ast.Lambda),
 )
 _FIELDS = (ast.ClassDef, ast.Expr, ast.Constant, ast.AnnAssign, ast.Name, ast.Load, ast.Store)
 _TYPES = (ast.Name, ast.Load, ast.Attribute, ast.Subscript, ast.Tuple, ast.BinOp, ast.BitOr, ast.Constant)
 
 _BUILTINS = {"abs", "float", "len", "max", "min", "sum", "zip"}
+_OUR_MATHEMATICS = {"tensordot", "joint", "joint_norm", "joint_size", "joint_std"}
 _BUILTINS_IN_FRAMES = _BUILTINS | {"ValueError", "bool", "callable", "enumerate", "int", "tuple"}
 _BUILTINS_IN_CLASSES = _BUILTINS | {"enumerate", "getattr", "staticmethod", "super", "tuple"}
 
@@ -52,8 +53,8 @@ _IMPORTED = {
 _OURS = ("ruledsl.", "ruledsl_torch.", "ruledsl_jax.")
 _READ = {
     "math": r"exp|log|sqrt|tanh|prod|inf|nan",
-    "torch": r"abs|clamp|exp|log|logical_not|maximum|minimum|relu|sign|sqrt|square|tanh|where|tensordot|tensor|float64|"
-    r"(empty|full|ones|zeros)(_like)?|linalg\.vector_norm|nn\.init\.orthogonal_|"
+    "torch": r"abs|add|clamp|exp|log|logical_not|maximum|minimum|relu|sign|sqrt|square|tanh|where|tensordot|tensor|"
+    r"float64|(empty|full|ones|zeros)(_like)?|linalg\.vector_norm|nn\.init\.orthogonal_|"
     r"autograd\.Function|enable_grad|is_grad_enabled|optim\.(Adam|SGD)|_foreach_\w+",
     "torch.nn": r"Conv2d|Linear",
     "jax": r"nn\.relu|nn\.initializers\.orthogonal|random\.(normal|uniform|bernoulli|split|fold_in)|tree\.map|"
@@ -178,6 +179,10 @@ class _Module:
         for node in ast.walk(part):
             if isinstance(node, ast.FunctionDef):
                 yield from (f"{node.name} is decorated" for d in node.decorator_list if ast.unparse(d) not in _METHODS)
+            elif isinstance(node, ast.Lambda):
+                called = node.body.func if isinstance(node.body, ast.Call) else None
+                if not (isinstance(called, ast.Name) and called.id.startswith("complete_")):
+                    yield f"line {node.lineno} has a lambda"
         yield from _strange_defaults(part)
 
     def _strange_fields(self, part: ast.ClassDef) -> Iterator[str]:
@@ -213,7 +218,7 @@ class _Module:
             elif part.get_name() in self.frames | self.makers:
                 known = own | _BUILTINS_IN_FRAMES
             else:
-                known = self.modules.keys() | _BUILTINS
+                known = self.modules.keys() | _BUILTINS | (self.imported & _OUR_MATHEMATICS)
             problems += [f"{part.get_name()} reads {name}" for name in sorted(_outside_of(part) - known)]
         typed = {n.id for type_ in _types(self.tree) for n in ast.walk(type_) if isinstance(n, ast.Name)}
         return problems + [f"{name} is no type" for name in sorted(typed - own - _BUILTINS_IN_FRAMES)]

@@ -21,6 +21,8 @@ def test_a_written_configuration_reads_back_the_same(tmp_path: Path) -> None:
         "model.options.hidden=[3, 4]",
         "optimizers.align.lr=0.1",
         "schedule.at=[2, 3]",
+        'layers."block1_*.conv*"={rule="kolen_pollack", parameters={decay=0.1}}',
+        "layers.fc1.rule=none",
         "data.train_images=100",
         f"out={tmp_path / 'süß'}",
     ]
@@ -43,12 +45,26 @@ def test_settings_go_over_flags_and_flags_over_the_file(tmp_path: Path) -> None:
     assert (config.data.name, config.data.batch_size, config.model.name) == ("digits", 7, "mlp")
 
 
+def test_patterns_of_the_call_come_before_those_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('[layers."*"]\nrule = "usf"\n[layers.fc1]\nrule = "none"\n')
+    config = read_config(path, ["layers.fc2.rule=oja"], layers={"fc3": {"rule": "usf"}, "fc1": {"rule": "drtp"}})
+    assert {pattern: layer.rule for pattern, layer in config.layers.items()} == {
+        "fc3": "usf",
+        "fc1": "drtp",
+        "fc2": "oja",
+        "*": "usf",
+    }
+    assert list(config.layers) == ["fc3", "fc1", "fc2", "*"]
+
+
 @pytest.mark.parametrize(
     ("setting", "values"),
     [
         ("optimizer.lr=0.1", {"optimizer": {"lr": 0.1}}),
         ("model.name=mlp", {"model": {"name": "mlp"}}),
         ("compile=true", {"compile": True}),
+        ('layers."b.*".rule=usf', {"layers": {"b.*": {"rule": "usf"}}}),
         ("rule=a=b", {"rule": "a=b"}),
         ('rule="3"', {"rule": "3"}),
     ],
@@ -61,6 +77,10 @@ def test_a_setting_is_a_path_and_a_value(setting: str, values: dict[str, object]
     ("setting", "said"),
     [
         ("optimizer.lrr=0.1", "has no field `lrr` in [optimizer]\n  help: did you mean `lr`?"),
+        ("layers=3", "layers cannot be 3"),
+        ("layers.fc1.parameters.decay=1", "layers.fc1.rule cannot be"),
+        ('layers."fc1.rule=usf', "cannot read the setting"),
+        ('layers.fc1={rule="none", parameters={decay=1}}', "layers that are left alone have no parameters"),
         ("epoch=3", "has no field `epoch`\n  help: did you mean `epochs`?"),
         ("optimizers.align.momntum=0", "did you mean `momentum`?"),
         ("optimizer.lr=-1", "optimizer.lr cannot be -1"),

@@ -214,6 +214,31 @@ def test_the_last_layer_can_follow_another_rule(tmp_path: Path) -> None:
     assert {"output_ledger.json", "backprop_torch.py"} <= {path.name for path in run.folder.iterdir()}
 
 
+def test_layers_can_follow_rules_by_their_names(tmp_path: Path) -> None:
+    settings = ["rule=usf", "layers.fc2.rule=kolen_pollack", "layers.fc2.parameters.decay=0.01", "epochs=1"]
+    run = train(quick(tmp_path, *settings))
+    weights = load_file(run.folder / "weights.safetensors")
+    assert "fc2.B" in weights and "fc1.B" not in weights
+    assert {"layers1_kolen_pollack.rule", "layers1_ledger.json", "usf.rule"} <= {p.name for p in run.folder.iterdir()}
+    again = train(read_config(run.folder / "config.toml", [f"out={tmp_path / 'again'}"]))
+    same = load_file(again.folder / "weights.safetensors")
+    assert all((same[name] == weights[name]).all() for name in weights)
+
+
+def test_layers_that_are_left_alone_learn_by_autograd(tmp_path: Path) -> None:
+    found = [
+        load_file(train(quick(tmp_path / name, *settings, "epochs=1")).folder / "weights.safetensors")
+        for name, settings in {"a": ["rule=backprop"], "b": ["rule=backprop", "layers.fc1.rule=none"]}.items()
+    ]
+    assert found[0].keys() == found[1].keys()
+    assert all(abs(found[0][name] - found[1][name]).max() < 1e-5 for name in found[0])
+
+
+def test_a_pattern_of_no_layer_is_a_message(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'conv1' of rules names no layer of fc1, fc2"):
+        train(quick(tmp_path, "layers.conv1.rule=usf"))
+
+
 def test_weight_decay_of_the_optimizer_leaves_alone_what_the_rule_decays(tmp_path: Path) -> None:
     notes: list[str] = []
 

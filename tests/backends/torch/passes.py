@@ -115,6 +115,17 @@ class Case:
             results = {key: value for key, value in results.items() if key.split(" ")[1:2] != ["b"]}
         return results, given
 
+    def completed(self, phase: str, results: Results) -> Results:
+        """What counts once a step, added to what a pass has brought."""
+        found = {}
+        for once in self.program.binding.once:
+            output = f"grad {once.target} by {once.optimizer}"
+            if once.phase == phase and output in results:
+                given = {**self.values, "layer": linear_map(self.geometry), once.summed: results[output]}
+                function = getattr(self.program.module, once.call.function)
+                found[output] = function(*(given[name] for name in once.call.arguments))
+        return found
+
     # --- every phase, by the layer ---
 
     def layer(self) -> tuple[RuleLayer, NetworkState]:
@@ -164,12 +175,12 @@ class Case:
         return named(results, owned)
 
     def _run_pass(self, layer: Any, network: NetworkState, own: Pass, owned: Mapping[int, str]) -> Results:
-        network.phase, network.output, network.taps = own.phase, [], {}
-        network.evoking = None if own.errors else own.phase
+        network.phase, running = own.phase, network.running
+        running.output, running.taps, running.evoking = [], {}, None if own.errors else own.phase
         x = self.values["x"].clone().requires_grad_()
         u = layer(x)
         assert torch.allclose(u, self.values["u"], atol=1e-12)
-        outputs = (u, *network.output, *network.taps.values()) if own.errors else tuple(network.output)
+        outputs = (u, *running.output, *running.taps.values()) if own.errors else tuple(running.output)
         backward(own, outputs, self.values)
         results: Results = {} if x.grad is None else {"send": x.grad}
         for name, parameter in layer.named_parameters():
@@ -181,6 +192,10 @@ class Case:
         for output in own.received:
             if output.kind == "grad" and getattr(layer, output.receiver) is not None:
                 results[f"grad {output.target} by {output.optimizer}"] = getattr(layer, output.receiver)
+        for once in getattr(layer, "once", ()):
+            output = f"grad {owned[id(getattr(layer, once.tensor))]} by {once.optimizer}"
+            if once.phase == own.phase and output in results:
+                results[output] = once.complete(layer, results[output])
         return results | named(layer.end_pass(own.phase), owned)
 
 

@@ -98,7 +98,7 @@ def test_a_network_without_weight_layers_is_an_error():
 
 
 def test_the_last_layer_may_follow_another_rule():
-    net = convert(small.mlp(), handwritten.feedback_alignment, output=handwritten.backprop)
+    net = converted(handwritten.feedback_alignment, small.mlp, output=handwritten.backprop)
     assert not hasattr(net.fc3, "B") and hasattr(net.fc2, "B")
 
 

@@ -140,3 +140,15 @@ def test_a_layer_that_runs_twice_has_no_one_error():
 
     with pytest.raises(UserError, match="fc1 runs 2 times"):
         convert(Twice(), RULE, example=torch.randn(2, 6))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_is_changed_in_place_is_the_output_of_its_layer_all_the_same(inplace):
+    """Of sequences, a dense layer returns a view, and what changes that in place goes past the view's own node."""
+    torch.manual_seed(0)
+    layers = nn.Linear(6, 8), nn.ReLU(inplace), nn.Linear(8, 8), nn.ReLU(inplace), nn.Flatten(), nn.Linear(32, 3)
+    net = convert(nn.Sequential(*layers, nn.Hardtanh(inplace=inplace)), RULE, example=torch.randn(5, 4, 6), seed=0)
+    assert [list(net[index].downstream) for index in (0, 2, 5)] == [["2", "5"], ["5"], []]
+    sequence = nn.Sequential(nn.Linear(6, 8), nn.ReLU(inplace), nn.Linear(8, 3), nn.Hardtanh(inplace=inplace))
+    convert(sequence, "feedback_alignment", output="backprop", example=torch.randn(5, 4, 6))
+    assert [sequence[index].rule for index in (0, 2)] == ["feedback_alignment", "backprop"]

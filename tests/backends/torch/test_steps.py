@@ -17,8 +17,8 @@ def backward(net, x, labels):
 
 
 def test_the_loop_of_the_documentation_learns():
-    net = convert(small.mlp(), handwritten.kolen_pollack, output=handwritten.backprop, seed=0)
-    x, t = small.batch(net)
+    x, t = small.batch(small.mlp())
+    net = convert(small.mlp(), handwritten.kolen_pollack, output=handwritten.backprop, example=x, seed=0)
     loss = nn.CrossEntropyLoss()
     opt = torch.optim.SGD(net.parameters(), lr=0.1)
     first = loss(net(x), t).item()
@@ -170,7 +170,7 @@ def test_lr_must_be_observed_by_a_rule_that_reads_it():
 def test_a_layer_that_reads_e_must_run_inside_the_converted_network():
     net = convert(small.mlp(), handwritten.direct_feedback_alignment)
     with pytest.raises(UserError, match="outside the forward pass"):
-        net.fc2(torch.randn(2, 8))
+        net.fc2(torch.randn(2, 8, requires_grad=True))
 
 
 def test_logits_of_another_shape_are_an_error():

@@ -28,8 +28,9 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ruledsl.ir.phases import Schedule
-from ruledsl_torch.layers import RuleLayer, Taught, apply_of
+from ruledsl_torch.layers import Taught, apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.stepping import StepLayer
 
 
 def init_B(shape, fan_out, generator=None):
@@ -64,26 +65,30 @@ class ActivationAlignment(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, W, b, B, layer):
+    def forward(x, W, b, B, backward_passes, layer):
         return layer.apply(W, x, b)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, _, _, B, layer = inputs
+        x, _, _, B, backward_passes, layer = inputs
         needs_x, needs_W, *_ = ctx.needs_input_grad
         ctx.layer = layer
+        ctx.backward_passes = backward_passes
         ctx.save_for_backward(x if needs_W else None, B if needs_x else None)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, delta):
         needs_x, needs_W, needs_b, *_ = ctx.needs_input_grad
-        layer = ctx.layer
+        layer, backward_passes = ctx.layer, ctx.backward_passes
         x, B = ctx.saved_tensors
+        if backward_passes is not None:
+            backward_passes.add_(1)
         return (
             send(layer, B, delta) if needs_x else None,
             grad_W(layer, x, delta) if needs_W else None,
             grad_b(layer, delta) if needs_b else None,
+            None,
             None,
             None,
         )
@@ -95,17 +100,18 @@ class ActivationAlignmentAlign(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(u, x, W, b, B, sends, alpha, beta, layer):
+    def forward(u, x, W, b, B, backward_passes, sends, alpha, beta, layer):
         return u.new_zeros(())
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        u, x, _, b, B, sends, alpha, beta, layer = inputs
+        u, x, _, b, B, backward_passes, sends, alpha, beta, layer = inputs
         _, _, _, _, needs_B, *_ = ctx.needs_input_grad
         ctx.layer = layer
         ctx.sends = sends
         ctx.alpha = alpha
         ctx.beta = beta
+        ctx.backward_passes = backward_passes
         ctx.save_for_backward(
             x if needs_B and sends else None,
             b if needs_B and sends else None,
@@ -117,9 +123,15 @@ class ActivationAlignmentAlign(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, zero):
         _, _, _, _, needs_B, *_ = ctx.needs_input_grad
-        layer, sends, alpha, beta = ctx.layer, ctx.sends, ctx.alpha, ctx.beta
+        layer = ctx.layer
+        sends = ctx.sends
+        alpha = ctx.alpha
+        beta = ctx.beta
+        backward_passes = ctx.backward_passes
         x, b, B, u = ctx.saved_tensors
         b = zero.new_zeros(layer.units_out) if b is None else b
+        if backward_passes is not None:
+            backward_passes.add_(1)
         return (
             None,
             None,
@@ -130,10 +142,11 @@ class ActivationAlignmentAlign(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
-class ActivationAlignmentLayer(RuleLayer):
+class ActivationAlignmentLayer(StepLayer):
     """What layers of every kind do under this rule."""
 
     rule = "activation_alignment"
@@ -145,12 +158,15 @@ class ActivationAlignmentLayer(RuleLayer):
     teaches = (Taught("task", "task", ("weight", "bias")), Taught("align", "align", ("B",)))
     optimizers = (("align", partial(torch.optim.Adam, lr=0.001, fused=True)),)
     for_senders = True
+    unscaled = ("B",)
+    batched = ("B",)
 
     def start(self, generator=None):
         """Make what the rule adds to a layer: B."""
         layer = self.linear_map()
         shape = layer.kernel_shape
         self.learn("B", shape, init_B(shape, layer.fan_out, generator))
+        self.count_passes()
 
     def forward(self, x):
         if self.network.evoking == "align":
@@ -161,7 +177,7 @@ class ActivationAlignmentLayer(RuleLayer):
             return self(x[None])[0]
         self.check_sends(x)
         layer = self.linear_map(x)
-        return apply_of(ActivationAlignment)(x, self.weight, self.bias, self.B, layer)
+        return apply_of(ActivationAlignment, self)(x, self.weight, self.bias, self.B, self.counter(), layer)
 
     def align(self, x):
         """A pass of the phase align, in which no errors travel."""
@@ -170,12 +186,13 @@ class ActivationAlignmentLayer(RuleLayer):
         x, layer = self.reached(x.detach()), self.linear_map(x)
         u = layer.apply(self.weight, x, self.bias)
         with torch.enable_grad():
-            zero = apply_of(ActivationAlignmentAlign)(
+            zero = apply_of(ActivationAlignmentAlign, self)(
                 u,
                 x,
                 self.weight,
                 self.bias,
                 self.B,
+                self.counter(),
                 self.sends,
                 self.alpha,
                 self.beta,

@@ -79,7 +79,7 @@ class BackpropLayer(RuleLayer):
         if x.dim() == self.example_axes:
             return self(x[None])[0]
         layer = self.linear_map(x)
-        return apply_of(Backprop)(x, self.weight, self.bias, layer)
+        return apply_of(Backprop, self)(x, self.weight, self.bias, layer)
 
 
 class Linear(BackpropLayer, nn.Linear):

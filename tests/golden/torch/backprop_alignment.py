@@ -23,8 +23,9 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from ruledsl_torch.layers import RuleLayer, apply_of
+from ruledsl_torch.layers import apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.stepping import Once, StepLayer
 
 
 def init_V(shape, fan_in, generator=None):
@@ -37,9 +38,14 @@ def send(layer, W, delta):
     return layer.adjoint(W, delta)
 
 
-def grad_W(layer, W, V, x, delta, strength=0.001):
-    """The pseudo-gradient of W: outer(delta, x) + 2 * strength * (W - V)."""
-    return layer.outer(delta, x) + 2 * strength * (W - V)
+def grad_W(layer, x, delta):
+    """What a backward pass brings to the pseudo-gradient of W: outer(delta, x)."""
+    return layer.outer(delta, x)
+
+
+def complete_W(W, V, summed, strength=0.001):
+    """The pseudo-gradient of W from what backward passes have summed: summed + 2 * strength * (W - V)."""
+    return summed + 2 * strength * (W - V)
 
 
 def grad_b(layer, delta):
@@ -53,44 +59,40 @@ class BackpropAlignment(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, W, b, V, strength, layer):
+    def forward(x, W, b, layer):
         return layer.apply(W, x, b)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, W, _, V, strength, layer = inputs
+        x, W, _, layer = inputs
         needs_x, needs_W, *_ = ctx.needs_input_grad
         ctx.layer = layer
-        ctx.strength = strength
-        ctx.save_for_backward(
-            x if needs_W else None,
-            W if needs_W or needs_x else None,
-            V if needs_W else None,
-        )
+        ctx.save_for_backward(x if needs_W else None, W if needs_x else None)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, delta):
         needs_x, needs_W, needs_b, *_ = ctx.needs_input_grad
-        layer, strength = ctx.layer, ctx.strength
-        x, W, V = ctx.saved_tensors
+        layer = ctx.layer
+        x, W = ctx.saved_tensors
         return (
             send(layer, W, delta) if needs_x else None,
-            grad_W(layer, W, V, x, delta, strength) if needs_W else None,
+            grad_W(layer, x, delta) if needs_W else None,
             grad_b(layer, delta) if needs_b else None,
-            None,
-            None,
             None,
         )
 
 
-class BackpropAlignmentLayer(RuleLayer):
+class BackpropAlignmentLayer(StepLayer):
     """What layers of every kind do under this rule."""
 
     rule = "backprop_alignment"
     strength = 0.001
     hyperparameters = ("strength",)
     own_decay = ("weight",)
+    once = (
+        Once("weight", lambda self, summed: complete_W(self.weight, self.V, summed, self.strength)),
+    )
 
     def start(self, generator=None):
         """Make what the rule adds to a layer: V."""
@@ -103,8 +105,9 @@ class BackpropAlignmentLayer(RuleLayer):
             return super().forward(x)
         if x.dim() == self.example_axes:
             return self(x[None])[0]
+        self.watch(x)
         layer = self.linear_map(x)
-        return apply_of(BackpropAlignment)(x, self.weight, self.bias, self.V, self.strength, layer)
+        return apply_of(BackpropAlignment, self)(x, self.weight, self.bias, layer)
 
 
 class Linear(BackpropAlignmentLayer, nn.Linear):

@@ -23,8 +23,9 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from ruledsl_torch.layers import RuleLayer, apply_of
+from ruledsl_torch.layers import apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.stepping import Once, StepLayer
 
 
 def draw_N(shape, generator=None):
@@ -37,10 +38,14 @@ def send(layer, W, delta):
     return layer.adjoint(W, delta)
 
 
-def grad_W(layer, N, x, delta, scale=1):
-    """The pseudo-gradient of W: G + scale * std(G) * N."""
-    G = layer.outer(delta, x)
-    return G + scale * G.std(correction=0) * N
+def grad_W(layer, x, delta):
+    """What a backward pass brings to the pseudo-gradient of W: outer(delta, x)."""
+    return layer.outer(delta, x)
+
+
+def complete_W(N, summed, scale=1):
+    """The pseudo-gradient of W from what backward passes have summed: summed + scale * std(summed) * N."""
+    return summed + scale * summed.std(correction=0) * N
 
 
 def grad_b(layer, delta):
@@ -54,39 +59,39 @@ class BackpropNoise(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, W, b, N, scale, layer):
+    def forward(x, W, b, layer):
         return layer.apply(W, x, b)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, W, _, N, scale, layer = inputs
+        x, W, _, layer = inputs
         needs_x, needs_W, *_ = ctx.needs_input_grad
         ctx.layer = layer
-        ctx.scale = scale
-        ctx.save_for_backward(x if needs_W else None, W if needs_x else None, N if needs_W else None)
+        ctx.save_for_backward(x if needs_W else None, W if needs_x else None)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, delta):
         needs_x, needs_W, needs_b, *_ = ctx.needs_input_grad
-        layer, scale = ctx.layer, ctx.scale
-        x, W, N = ctx.saved_tensors
+        layer = ctx.layer
+        x, W = ctx.saved_tensors
         return (
             send(layer, W, delta) if needs_x else None,
-            grad_W(layer, N, x, delta, scale) if needs_W else None,
+            grad_W(layer, x, delta) if needs_W else None,
             grad_b(layer, delta) if needs_b else None,
-            None,
-            None,
             None,
         )
 
 
-class BackpropNoiseLayer(RuleLayer):
+class BackpropNoiseLayer(StepLayer):
     """What layers of every kind do under this rule."""
 
     rule = "backprop_noise"
     scale = 1
     hyperparameters = ("scale",)
+    once = (
+        Once("weight", lambda self, summed: complete_W(self.N, summed, self.scale)),
+    )
 
     def start(self, generator=None):
         """Make what the rule adds to a layer: N."""
@@ -99,8 +104,9 @@ class BackpropNoiseLayer(RuleLayer):
             return super().forward(x)
         if x.dim() == self.example_axes:
             return self(x[None])[0]
+        self.watch(x)
         layer = self.linear_map(x)
-        return apply_of(BackpropNoise)(x, self.weight, self.bias, self.N, self.scale, layer)
+        return apply_of(BackpropNoise, self)(x, self.weight, self.bias, layer)
 
     def draw_fresh(self, generator=None):
         """Draw N anew, as at every step."""

@@ -93,7 +93,7 @@ class BrsfLayer(RuleLayer):
         if x.dim() == self.example_axes:
             return self(x[None])[0]
         layer = self.linear_map(x)
-        return apply_of(Brsf)(x, self.weight, self.bias, self.M, layer)
+        return apply_of(Brsf, self)(x, self.weight, self.bias, self.M, layer)
 
     def draw_fresh(self, generator=None):
         """Draw M anew, as at every step."""

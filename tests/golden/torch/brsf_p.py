@@ -110,7 +110,7 @@ class BrsfPLayer(RuleLayer):
         if x.dim() == self.example_axes:
             return self(x[None])[0]
         layer = self.linear_map(x)
-        return apply_of(BrsfP)(x, self.weight, self.bias, self.M, self.S, layer)
+        return apply_of(BrsfP, self)(x, self.weight, self.bias, self.M, self.S, layer)
 
     def draw_fresh(self, generator=None):
         """Draw M, S anew, as at every step."""

@@ -24,7 +24,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ruledsl_torch.layers import RuleLayer, apply_of, handed_on
-from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.linear import convolution, dense, tensordot
 
 
 def init_B(shape, fan_out, generator=None):
@@ -42,7 +42,7 @@ def send(layer, B, D, delta, delta_k):
     return (
         layer.adjoint(B, delta)
         + sum(
-            torch.tensordot(delta_at_k, D_at_k, dims=delta_at_k.ndim - 1)
+            tensordot(delta_at_k, D_at_k, dims=delta_at_k.ndim - 1)
             for D_at_k, delta_at_k in zip(D, delta_k, strict=True)
         )
     )
@@ -70,7 +70,8 @@ class DenseFeedbackAlignment(torch.autograd.Function):
 
     @staticmethod
     def forward(x, W, b, B, layer, shapes, *rest):
-        return (layer.apply(W, x, b), *(x.new_zeros(()).expand(len(x), *shape) for shape in shapes))
+        u = layer.apply(W, x, b)
+        return (u, *(u.new_zeros(()).expand(len(x), *shape) for shape in shapes))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -120,7 +121,7 @@ class DenseFeedbackAlignmentLayer(RuleLayer):
         self.check_sends(x)
         layer = self.linear_map(x)
         downstream = self.downstream if x.requires_grad else {}
-        u, *zeros = apply_of(DenseFeedbackAlignment)(
+        u, *zeros = apply_of(DenseFeedbackAlignment, self)(
             x,
             self.weight,
             self.bias,

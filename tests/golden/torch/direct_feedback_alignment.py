@@ -24,7 +24,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ruledsl_torch.layers import RuleLayer, apply_of
-from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.linear import convolution, dense, tensordot
 
 
 def init_B(shape, sources, generator=None):
@@ -34,7 +34,7 @@ def init_B(shape, sources, generator=None):
 
 def send(B, e):
     """The error for the neurons that feed this layer: B @ e."""
-    return torch.tensordot(e, B, dims=1)
+    return tensordot(e, B, dims=1)
 
 
 def grad_W(layer, x, delta):
@@ -57,7 +57,8 @@ class DirectFeedbackAlignment(torch.autograd.Function):
 
     @staticmethod
     def forward(x, W, b, B, classes, layer):
-        return layer.apply(W, x, b), x.new_zeros(len(x), classes)
+        u = layer.apply(W, x, b)
+        return u, u.new_zeros(len(x), classes)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -104,7 +105,7 @@ class DirectFeedbackAlignmentLayer(RuleLayer):
             return self(x[None])[0]
         self.check_sends(x)
         layer = self.linear_map(x)
-        u, zero = apply_of(DirectFeedbackAlignment)(
+        u, zero = apply_of(DirectFeedbackAlignment, self)(
             x,
             self.weight,
             self.bias,
@@ -112,7 +113,8 @@ class DirectFeedbackAlignmentLayer(RuleLayer):
             self.network.classes,
             layer,
         )
-        self.network.perturb_output(zero)
+        if x.requires_grad:
+            self.network.perturb_output(zero)
         return u
 
 

@@ -25,8 +25,9 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from ruledsl_torch.layers import RuleLayer, apply_of
-from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.layers import apply_of
+from ruledsl_torch.linear import convolution, dense, tensordot
+from ruledsl_torch.stepping import Once, StepLayer
 
 
 def init_B(shape, sources, generator=None):
@@ -36,17 +37,27 @@ def init_B(shape, sources, generator=None):
 
 def send(B, e):
     """The error for the neurons that feed this layer: B @ e."""
-    return torch.tensordot(e, B, dims=1)
+    return tensordot(e, B, dims=1)
 
 
-def grad_W(layer, W, x, delta, decay=0.0001):
-    """The pseudo-gradient of W: outer(delta, x) + decay * W."""
-    return layer.outer(delta, x) + decay * W
+def grad_W(layer, x, delta):
+    """What a backward pass brings to the pseudo-gradient of W: outer(delta, x)."""
+    return layer.outer(delta, x)
 
 
-def grad_B(B, x, e, decay=0.0001):
-    """The pseudo-gradient of B: outer(x, e) + decay * B."""
-    return torch.tensordot(e, x, dims=([0], [0])) + decay * B
+def complete_W(W, summed, decay=0.0001):
+    """The pseudo-gradient of W from what backward passes have summed: summed + decay * W."""
+    return torch.add(summed, W, alpha=decay)
+
+
+def grad_B(x, e):
+    """What a backward pass brings to the pseudo-gradient of B: outer(x, e)."""
+    return tensordot(e, x, dims=([0], [0]))
+
+
+def complete_B(B, summed, decay=0.0001):
+    """The pseudo-gradient of B from what backward passes have summed: summed + decay * B."""
+    return torch.add(summed, B, alpha=decay)
 
 
 def grad_b(layer, delta):
@@ -63,39 +74,34 @@ class DirectKolenPollack(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, W, b, B, classes, decay, layer):
-        return layer.apply(W, x, b), x.new_zeros(len(x), classes)
+    def forward(x, W, b, B, classes, layer):
+        u = layer.apply(W, x, b)
+        return u, u.new_zeros(len(x), classes)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, W, _, B, _, decay, layer = inputs
+        x, _, _, B, _, layer = inputs
         needs_x, needs_W, _, needs_B, *_ = ctx.needs_input_grad
         ctx.layer = layer
-        ctx.decay = decay
-        ctx.save_for_backward(
-            x if needs_W or (needs_x and needs_B) else None,
-            W if needs_W else None,
-            B if needs_x else None,
-        )
+        ctx.save_for_backward(x if needs_W or (needs_x and needs_B) else None, B if needs_x else None)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, delta, e):
         needs_x, needs_W, needs_b, needs_B, *_ = ctx.needs_input_grad
-        layer, decay = ctx.layer, ctx.decay
-        x, W, B = ctx.saved_tensors
+        layer = ctx.layer
+        x, B = ctx.saved_tensors
         return (
             send(B, e) if needs_x else None,
-            grad_W(layer, W, x, delta, decay) if needs_W else None,
+            grad_W(layer, x, delta) if needs_W else None,
             grad_b(layer, delta) if needs_b else None,
-            grad_B(B, x, e, decay) if needs_x and needs_B else None,
-            None,
+            grad_B(x, e) if needs_x and needs_B else None,
             None,
             None,
         )
 
 
-class DirectKolenPollackLayer(RuleLayer):
+class DirectKolenPollackLayer(StepLayer):
     """What layers of every kind do under this rule."""
 
     rule = "direct_kolen_pollack"
@@ -104,6 +110,10 @@ class DirectKolenPollackLayer(RuleLayer):
     reads_out = True
     for_senders = True
     own_decay = ("weight", "B")
+    once = (
+        Once("weight", lambda self, summed: complete_W(self.weight, summed, self.decay)),
+        Once("B", lambda self, summed: complete_B(self.B, summed, self.decay), to_send=True),
+    )
 
     def start(self, generator=None):
         """Make what the rule adds to a layer: B."""
@@ -118,18 +128,19 @@ class DirectKolenPollackLayer(RuleLayer):
             return super().forward(x)
         if x.dim() == self.example_axes:
             return self(x[None])[0]
+        self.watch(x)
         self.check_sends(x)
         layer = self.linear_map(x)
-        u, zero = apply_of(DirectKolenPollack)(
+        u, zero = apply_of(DirectKolenPollack, self)(
             x,
             self.weight,
             self.bias,
             self.B,
             self.network.classes,
-            self.decay,
             layer,
         )
-        self.network.perturb_output(zero)
+        if x.requires_grad:
+            self.network.perturb_output(zero)
         return u
 
 

@@ -26,8 +26,9 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from ruledsl_torch.layers import RuleLayer, apply_of
-from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.layers import apply_of
+from ruledsl_torch.linear import convolution, dense, tensordot
+from ruledsl_torch.stepping import Once, StepLayer
 
 
 def init_M(shape, sources, generator=None):
@@ -42,17 +43,27 @@ def init_C(shape, sources, generator=None):
 
 def send(M, C, e):
     """The error for the neurons that feed this layer: abs(M) * sign(C) @ e."""
-    return torch.tensordot(e, torch.abs(M) * torch.sign(C), dims=1)
+    return tensordot(e, torch.abs(M) * torch.sign(C), dims=1)
 
 
-def grad_W(layer, W, x, delta, decay=0.0001):
-    """The pseudo-gradient of W: outer(delta, x) + decay * W."""
-    return layer.outer(delta, x) + decay * W
+def grad_W(layer, x, delta):
+    """What a backward pass brings to the pseudo-gradient of W: outer(delta, x)."""
+    return layer.outer(delta, x)
 
 
-def grad_C(C, x, e, decay=0.0001):
-    """The pseudo-gradient of C: outer(x, e) + decay * C."""
-    return torch.tensordot(e, x, dims=([0], [0])) + decay * C
+def complete_W(W, summed, decay=0.0001):
+    """The pseudo-gradient of W from what backward passes have summed: summed + decay * W."""
+    return torch.add(summed, W, alpha=decay)
+
+
+def grad_C(x, e):
+    """What a backward pass brings to the pseudo-gradient of C: outer(x, e)."""
+    return tensordot(e, x, dims=([0], [0]))
+
+
+def complete_C(C, summed, decay=0.0001):
+    """The pseudo-gradient of C from what backward passes have summed: summed + decay * C."""
+    return torch.add(summed, C, alpha=decay)
 
 
 def grad_b(layer, delta):
@@ -69,18 +80,17 @@ class DirectSignSymmetry(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, W, b, C, M, classes, decay, layer):
-        return layer.apply(W, x, b), x.new_zeros(len(x), classes)
+    def forward(x, W, b, C, M, classes, layer):
+        u = layer.apply(W, x, b)
+        return u, u.new_zeros(len(x), classes)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, W, _, C, M, _, decay, layer = inputs
+        x, _, _, C, M, _, layer = inputs
         needs_x, needs_W, _, needs_C, *_ = ctx.needs_input_grad
         ctx.layer = layer
-        ctx.decay = decay
         ctx.save_for_backward(
             x if needs_W or (needs_x and needs_C) else None,
-            W if needs_W else None,
             M if needs_x else None,
             C if needs_x else None,
         )
@@ -89,21 +99,20 @@ class DirectSignSymmetry(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, delta, e):
         needs_x, needs_W, needs_b, needs_C, *_ = ctx.needs_input_grad
-        layer, decay = ctx.layer, ctx.decay
-        x, W, M, C = ctx.saved_tensors
+        layer = ctx.layer
+        x, M, C = ctx.saved_tensors
         return (
             send(M, C, e) if needs_x else None,
-            grad_W(layer, W, x, delta, decay) if needs_W else None,
+            grad_W(layer, x, delta) if needs_W else None,
             grad_b(layer, delta) if needs_b else None,
-            grad_C(C, x, e, decay) if needs_x and needs_C else None,
-            None,
+            grad_C(x, e) if needs_x and needs_C else None,
             None,
             None,
             None,
         )
 
 
-class DirectSignSymmetryLayer(RuleLayer):
+class DirectSignSymmetryLayer(StepLayer):
     """What layers of every kind do under this rule."""
 
     rule = "direct_sign_symmetry"
@@ -112,6 +121,10 @@ class DirectSignSymmetryLayer(RuleLayer):
     reads_out = True
     for_senders = True
     own_decay = ("weight", "C")
+    once = (
+        Once("weight", lambda self, summed: complete_W(self.weight, summed, self.decay)),
+        Once("C", lambda self, summed: complete_C(self.C, summed, self.decay), to_send=True),
+    )
 
     def start(self, generator=None):
         """Make what the rule adds to a layer: M, C."""
@@ -131,19 +144,20 @@ class DirectSignSymmetryLayer(RuleLayer):
             return super().forward(x)
         if x.dim() == self.example_axes:
             return self(x[None])[0]
+        self.watch(x)
         self.check_sends(x)
         layer = self.linear_map(x)
-        u, zero = apply_of(DirectSignSymmetry)(
+        u, zero = apply_of(DirectSignSymmetry, self)(
             x,
             self.weight,
             self.bias,
             self.C,
             self.M,
             self.network.classes,
-            self.decay,
             layer,
         )
-        self.network.perturb_output(zero)
+        if x.requires_grad:
+            self.network.perturb_output(zero)
         return u
 
 

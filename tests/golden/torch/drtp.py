@@ -25,7 +25,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ruledsl_torch.layers import RuleLayer, apply_of
-from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.linear import convolution, dense, tensordot
 
 
 def init_B(shape, sources, generator=None):
@@ -35,7 +35,7 @@ def init_B(shape, sources, generator=None):
 
 def send(B, target, batch_size):
     """The error for the neurons that feed this layer: -(B @ target / batch_size)."""
-    return -(torch.tensordot(target, B, dims=1) / batch_size)
+    return -(tensordot(target, B, dims=1) / batch_size)
 
 
 def grad_W(layer, x, delta):
@@ -54,27 +54,31 @@ class Drtp(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, W, b, B, target, layer):
+    def forward(x, W, b, B, target, backward_passes, layer):
         return layer.apply(W, x, b)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, _, _, B, target, layer = inputs
+        x, _, _, B, target, backward_passes, layer = inputs
         needs_x, needs_W, *_ = ctx.needs_input_grad
         ctx.layer = layer
         ctx.batch_size = len(x)
+        ctx.backward_passes = backward_passes
         ctx.save_for_backward(x if needs_W else None, B if needs_x else None, target if needs_x else None)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, delta):
         needs_x, needs_W, needs_b, *_ = ctx.needs_input_grad
-        layer, batch_size = ctx.layer, ctx.batch_size
+        layer, batch_size, backward_passes = ctx.layer, ctx.batch_size, ctx.backward_passes
         x, B, target = ctx.saved_tensors
+        if backward_passes is not None:
+            backward_passes.add_(1)
         return (
             send(B, target, batch_size) if needs_x else None,
             grad_W(layer, x, delta) if needs_W else None,
             grad_b(layer, delta) if needs_b else None,
+            None,
             None,
             None,
             None,
@@ -87,6 +91,8 @@ class DrtpLayer(RuleLayer):
     rule = "drtp"
     reads_out = True
     for_senders = True
+    unscaled = ("send",)
+    batched = ("send",)
 
     def start(self, generator=None):
         """Make what the rule adds to a layer: B."""
@@ -95,6 +101,7 @@ class DrtpLayer(RuleLayer):
             self.keep("B", shape, init_B(shape, shape[0], generator))
         else:
             self.B = None
+        self.count_passes()
 
     def forward(self, x):
         if not torch.is_grad_enabled():
@@ -103,7 +110,15 @@ class DrtpLayer(RuleLayer):
             return self(x[None])[0]
         self.check_sends(x)
         layer = self.linear_map(x)
-        return apply_of(Drtp)(x, self.weight, self.bias, self.B, self.network.target_of(x), layer)
+        return apply_of(Drtp, self)(
+            x,
+            self.weight,
+            self.bias,
+            self.B,
+            self.network.target_of(x),
+            self.counter(),
+            layer,
+        )
 
 
 class Linear(DrtpLayer, nn.Linear):

@@ -94,7 +94,7 @@ class FeedbackAlignmentLayer(RuleLayer):
         if x.dim() == self.example_axes:
             return self(x[None])[0]
         layer = self.linear_map(x)
-        return apply_of(FeedbackAlignment)(x, self.weight, self.bias, self.B, layer)
+        return apply_of(FeedbackAlignment, self)(x, self.weight, self.bias, self.B, layer)
 
 
 class Linear(FeedbackAlignmentLayer, nn.Linear):

@@ -91,7 +91,7 @@ class FrsfLayer(RuleLayer):
         if x.dim() == self.example_axes:
             return self(x[None])[0]
         layer = self.linear_map(x)
-        return apply_of(Frsf)(x, self.weight, self.bias, self.M, layer)
+        return apply_of(Frsf, self)(x, self.weight, self.bias, self.M, layer)
 
 
 class Linear(FrsfLayer, nn.Linear):

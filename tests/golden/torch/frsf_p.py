@@ -108,7 +108,7 @@ class FrsfPLayer(RuleLayer):
         if x.dim() == self.example_axes:
             return self(x[None])[0]
         layer = self.linear_map(x)
-        return apply_of(FrsfP)(x, self.weight, self.bias, self.M, self.S, layer)
+        return apply_of(FrsfP, self)(x, self.weight, self.bias, self.M, self.S, layer)
 
 
 class Linear(FrsfPLayer, nn.Linear):

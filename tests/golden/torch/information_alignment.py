@@ -34,8 +34,9 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ruledsl.ir.phases import Schedule
-from ruledsl_torch.layers import Driven, Gradient, RuleLayer, Taught, apply_of
+from ruledsl_torch.layers import Driven, Gradient, Taught, apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.stepping import StepLayer
 
 
 def init_B(shape, fan_out, generator=None):
@@ -105,7 +106,7 @@ class InformationAlignment(torch.autograd.Function):
         )
 
 
-class InformationAlignmentLayer(RuleLayer):
+class InformationAlignmentLayer(StepLayer):
     """What layers of every kind do under this rule."""
 
     rule = "information_alignment"
@@ -133,7 +134,7 @@ class InformationAlignmentLayer(RuleLayer):
             return self(x[None])[0]
         self.check_sends(x)
         layer = self.linear_map(x)
-        return apply_of(InformationAlignment)(x, self.weight, self.bias, self.B, layer)
+        return apply_of(InformationAlignment, self)(x, self.weight, self.bias, self.B, layer)
 
     def draw_align(self, generator=None):
         """An input for the phase align: [batch, *pre]."""

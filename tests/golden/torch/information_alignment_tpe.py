@@ -34,8 +34,10 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ruledsl.ir.phases import Schedule
-from ruledsl_torch.layers import Driven, Gradient, RuleLayer, Taught, apply_of
+from ruledsl_torch.layers import Driven, Gradient, Taught, apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.replicas import joint
+from ruledsl_torch.stepping import StepLayer
 
 
 def init_B(shape, fan_out, generator=None):
@@ -67,7 +69,7 @@ def grad_B_align(layer, W, B, b, x, batch_size, alpha=1032.7692877, beta=7.999, 
     """The pseudo-gradient of B: derived, see below."""
     projected = layer.apply(W, x)
     f_rectified = torch.relu(projected + layer.spread(b))
-    f_centered = f_rectified - f_rectified.mean(0, keepdim=True)
+    f_centered = f_rectified - joint(layer, f_rectified.mean(0, keepdim=True))
     f_contrasted = f_centered - f_centered.mean(1, keepdim=True)
     h_linear = layer.apply(B, x, b)
     h_contrasted = h_linear - h_linear.mean(1, keepdim=True)
@@ -120,7 +122,7 @@ class InformationAlignmentTpe(torch.autograd.Function):
         )
 
 
-class InformationAlignmentTpeLayer(RuleLayer):
+class InformationAlignmentTpeLayer(StepLayer):
     """What layers of every kind do under this rule."""
 
     rule = "information_alignment_tpe"
@@ -133,6 +135,7 @@ class InformationAlignmentTpeLayer(RuleLayer):
     teaches = (Taught("task", "task", ("weight", "bias")), Taught("align", "align", ("B",)))
     optimizers = (("align", partial(torch.optim.Adam, lr=0.0098, fused=True)),)
     for_senders = True
+    joint = True
     own_decay = ("B",)
 
     def start(self, generator=None):
@@ -148,7 +151,7 @@ class InformationAlignmentTpeLayer(RuleLayer):
             return self(x[None])[0]
         self.check_sends(x)
         layer = self.linear_map(x)
-        return apply_of(InformationAlignmentTpe)(x, self.weight, self.bias, self.B, layer)
+        return apply_of(InformationAlignmentTpe, self)(x, self.weight, self.bias, self.B, layer)
 
     def draw_align(self, generator=None):
         """An input for the phase align: [batch, *pre]."""
@@ -156,7 +159,7 @@ class InformationAlignmentTpeLayer(RuleLayer):
 
     def align(self, x):
         """The phase align, in which x is drawn, and nothing travels between layers."""
-        layer = self.linear_map(x)
+        layer = self.joint_map(x)
         return [
             Gradient(
                 self.B,

@@ -23,8 +23,9 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from ruledsl_torch.layers import RuleLayer, apply_of
+from ruledsl_torch.layers import apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.stepping import Once, StepLayer
 
 
 def init_B(shape, fan_out, generator=None):
@@ -42,14 +43,24 @@ def send(layer, B, delta):
     return layer.adjoint(B, delta)
 
 
-def grad_W(W, outer_delta_x, decay=0.0001):
-    """The pseudo-gradient of W: outer(delta, x) + decay * W."""
-    return outer_delta_x + decay * W
+def grad_W(outer_delta_x):
+    """What a backward pass brings to the pseudo-gradient of W: outer(delta, x)."""
+    return outer_delta_x
 
 
-def grad_B(B, outer_delta_x, decay=0.0001):
-    """The pseudo-gradient of B: outer(delta, x).T + decay * B."""
-    return outer_delta_x + decay * B
+def complete_W(W, summed, decay=0.0001):
+    """The pseudo-gradient of W from what backward passes have summed: summed + decay * W."""
+    return torch.add(summed, W, alpha=decay)
+
+
+def grad_B(outer_delta_x):
+    """What a backward pass brings to the pseudo-gradient of B: outer(delta, x).T."""
+    return outer_delta_x
+
+
+def complete_B(B, summed, decay=0.0001):
+    """The pseudo-gradient of B from what backward passes have summed: summed + decay * B."""
+    return summed + decay * B
 
 
 def grad_b(layer, delta):
@@ -63,45 +74,43 @@ class KolenPollack(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, W, b, B, decay, layer):
+    def forward(x, W, b, B, layer):
         return layer.apply(W, x, b)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, W, _, B, decay, layer = inputs
+        x, _, _, B, layer = inputs
         needs_x, needs_W, _, needs_B, *_ = ctx.needs_input_grad
         ctx.layer = layer
-        ctx.decay = decay
-        ctx.save_for_backward(
-            x if needs_W or (needs_x and needs_B) else None,
-            W if needs_W else None,
-            B if needs_x else None,
-        )
+        ctx.save_for_backward(x if needs_W or (needs_x and needs_B) else None, B if needs_x else None)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, delta):
         needs_x, needs_W, needs_b, needs_B, *_ = ctx.needs_input_grad
-        layer, decay = ctx.layer, ctx.decay
-        x, W, B = ctx.saved_tensors
+        layer = ctx.layer
+        x, B = ctx.saved_tensors
         outer_delta_x = compute_outer_delta_x(layer, x, delta) if needs_W or (needs_x and needs_B) else None
         return (
             send(layer, B, delta) if needs_x else None,
-            grad_W(W, outer_delta_x, decay) if needs_W else None,
+            grad_W(outer_delta_x) if needs_W else None,
             grad_b(layer, delta) if needs_b else None,
-            grad_B(B, outer_delta_x, decay) if needs_x and needs_B else None,
-            None,
+            grad_B(outer_delta_x) if needs_x and needs_B else None,
             None,
         )
 
 
-class KolenPollackLayer(RuleLayer):
+class KolenPollackLayer(StepLayer):
     """What layers of every kind do under this rule."""
 
     rule = "kolen_pollack"
     decay = 0.0001
     hyperparameters = ("decay",)
     own_decay = ("weight", "B")
+    once = (
+        Once("weight", lambda self, summed: complete_W(self.weight, summed, self.decay)),
+        Once("B", lambda self, summed: complete_B(self.B, summed, self.decay), to_send=True),
+    )
 
     def start(self, generator=None):
         """Make what the rule adds to a layer: B."""
@@ -114,8 +123,9 @@ class KolenPollackLayer(RuleLayer):
             return super().forward(x)
         if x.dim() == self.example_axes:
             return self(x[None])[0]
+        self.watch(x)
         layer = self.linear_map(x)
-        return apply_of(KolenPollack)(x, self.weight, self.bias, self.B, self.decay, layer)
+        return apply_of(KolenPollack, self)(x, self.weight, self.bias, self.B, layer)
 
 
 class Linear(KolenPollackLayer, nn.Linear):

@@ -79,7 +79,7 @@ class NusfLayer(RuleLayer):
         if x.dim() == self.example_axes:
             return self(x[None])[0]
         layer = self.linear_map(x)
-        return apply_of(Nusf)(x, self.weight, self.bias, layer)
+        return apply_of(Nusf, self)(x, self.weight, self.bias, layer)
 
 
 class Linear(NusfLayer, nn.Linear):

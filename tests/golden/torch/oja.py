@@ -44,15 +44,16 @@ class Oja(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, W, b, layer):
+    def forward(x, W, b, backward_passes, layer):
         return layer.apply(W, x, b)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, W, b, layer = inputs
+        x, W, b, backward_passes, layer = inputs
         needs_x, needs_W, needs_b, *_ = ctx.needs_input_grad
         u = output
         ctx.layer = layer
+        ctx.backward_passes = backward_passes
         ctx.save_for_backward(
             x if needs_W or needs_x else None,
             W if needs_W else None,
@@ -64,13 +65,16 @@ class Oja(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, delta):
         needs_x, needs_W, needs_b, *_ = ctx.needs_input_grad
-        layer = ctx.layer
+        layer, backward_passes = ctx.layer, ctx.backward_passes
         x, W, b, u = ctx.saved_tensors
         b = delta.new_zeros(layer.units_out) if b is None else b
+        if backward_passes is not None:
+            backward_passes.add_(1)
         return (
             send(x) if needs_x else None,
             grad_W(layer, W, x, u) if needs_W else None,
             grad_b(b) if needs_b else None,
+            None,
             None,
         )
 
@@ -79,6 +83,12 @@ class OjaLayer(RuleLayer):
     """What layers of every kind do under this rule."""
 
     rule = "oja"
+    unscaled = ("W",)
+    batched = ("W",)
+
+    def start(self, generator=None):
+        """Make what the rule adds to a layer: room for next values."""
+        self.count_passes()
 
     def forward(self, x):
         if not torch.is_grad_enabled():
@@ -86,7 +96,7 @@ class OjaLayer(RuleLayer):
         if x.dim() == self.example_axes:
             return self(x[None])[0]
         layer = self.linear_map(x)
-        return apply_of(Oja)(x, self.weight, self.bias, layer)
+        return apply_of(Oja, self)(x, self.weight, self.bias, self.counter(), layer)
 
 
 class Linear(OjaLayer, nn.Linear):

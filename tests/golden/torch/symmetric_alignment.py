@@ -27,8 +27,9 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from ruledsl_torch.layers import RuleLayer, Taught, apply_of
+from ruledsl_torch.layers import Taught, apply_of, filled
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.stepping import Once, StepLayer
 
 
 def init_B(shape, fan_out, generator=None):
@@ -51,9 +52,16 @@ def grad_b(layer, delta):
     return layer.sum_to_units(delta)
 
 
-def grad_B_by_align(W, B, alpha=0.001, beta=0.002):
-    """The pseudo-gradient of B: 2 * alpha * B - beta * W.T."""
-    return 2 * alpha * B - beta * W
+def grad_B_by_align():
+    """What a backward pass brings to the pseudo-gradient of B: 0."""
+    return 0
+
+
+def complete_B_by_align(W, B, summed, alpha=0.001, beta=0.002):
+    """The pseudo-gradient of B from what backward passes have summed: summed + (2 * alpha * B - beta *
+        W.T).
+    """
+    return summed + (2 * alpha * B - beta * W)
 
 
 class SymmetricAlignment(torch.autograd.Function):
@@ -62,40 +70,33 @@ class SymmetricAlignment(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, W, b, B, alpha, beta, layer):
+    def forward(x, W, b, B, layer):
         return layer.apply(W, x, b)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, W, _, B, alpha, beta, layer = inputs
-        needs_x, needs_W, _, needs_B, *_ = ctx.needs_input_grad
+        x, _, _, B, layer = inputs
+        needs_x, needs_W, *_ = ctx.needs_input_grad
         ctx.layer = layer
-        ctx.alpha = alpha
-        ctx.beta = beta
-        ctx.save_for_backward(
-            x if needs_W else None,
-            W if needs_x and needs_B else None,
-            B if needs_x else None,
-        )
+        ctx.B_shape = B.shape
+        ctx.save_for_backward(x if needs_W else None, B if needs_x else None)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, delta):
         needs_x, needs_W, needs_b, needs_B, *_ = ctx.needs_input_grad
-        layer, alpha, beta = ctx.layer, ctx.alpha, ctx.beta
-        x, W, B = ctx.saved_tensors
+        layer = ctx.layer
+        x, B = ctx.saved_tensors
         return (
             send(layer, B, delta) if needs_x else None,
             grad_W(layer, x, delta) if needs_W else None,
             grad_b(layer, delta) if needs_b else None,
-            grad_B_by_align(W, B, alpha, beta) if needs_x and needs_B else None,
-            None,
-            None,
+            filled(grad_B_by_align(), ctx.B_shape, delta) if needs_x and needs_B else None,
             None,
         )
 
 
-class SymmetricAlignmentLayer(RuleLayer):
+class SymmetricAlignmentLayer(StepLayer):
     """What layers of every kind do under this rule."""
 
     rule = "symmetric_alignment"
@@ -105,6 +106,16 @@ class SymmetricAlignmentLayer(RuleLayer):
     teaches = (Taught("task", "task", ("weight", "bias")), Taught("task", "align", ("B",)))
     optimizers = (("align", partial(torch.optim.Adam, lr=0.001, fused=True)),)
     own_decay = ("B",)
+    once = (
+        Once(
+            "B",
+            lambda self,
+            summed: complete_B_by_align(self.weight, self.B, summed, self.alpha, self.beta),
+            "task",
+            "align",
+            to_send=True,
+        ),
+    )
 
     def start(self, generator=None):
         """Make what the rule adds to a layer: B."""
@@ -117,8 +128,9 @@ class SymmetricAlignmentLayer(RuleLayer):
             return super().forward(x)
         if x.dim() == self.example_axes:
             return self(x[None])[0]
+        self.watch(x)
         layer = self.linear_map(x)
-        return apply_of(SymmetricAlignment)(x, self.weight, self.bias, self.B, self.alpha, self.beta, layer)
+        return apply_of(SymmetricAlignment, self)(x, self.weight, self.bias, self.B, layer)
 
 
 class Linear(SymmetricAlignmentLayer, nn.Linear):

@@ -93,7 +93,7 @@ class UsfInitLayer(RuleLayer):
         if x.dim() == self.example_axes:
             return self(x[None])[0]
         layer = self.linear_map(x)
-        return apply_of(UsfInit)(x, self.weight, self.bias, self.B0, layer)
+        return apply_of(UsfInit, self)(x, self.weight, self.bias, self.B0, layer)
 
 
 class Linear(UsfInitLayer, nn.Linear):

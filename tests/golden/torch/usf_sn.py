@@ -80,7 +80,7 @@ class UsfSnLayer(RuleLayer):
         if x.dim() == self.example_axes:
             return self(x[None])[0]
         layer = self.linear_map(x)
-        return apply_of(UsfSn)(x, self.weight, self.bias, layer)
+        return apply_of(UsfSn, self)(x, self.weight, self.bias, layer)
 
 
 class Linear(UsfSnLayer, nn.Linear):

@@ -34,8 +34,10 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ruledsl.ir.phases import Schedule
-from ruledsl_torch.layers import Driven, Gradient, RuleLayer, Taught, apply_of
+from ruledsl_torch.layers import Driven, Gradient, Taught, apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.replicas import joint
+from ruledsl_torch.stepping import StepLayer
 
 
 def init_B(shape, fan_out, generator=None):
@@ -66,8 +68,8 @@ def drive_x_align(shape, sigma=0.95, generator=None):
 def grad_B_align(layer, W, B, b, x, alpha=3.90827536e-07, beta=2.8109e-08):
     """The pseudo-gradient of B: 2 * beta * B - alpha * outer(f_centered, x_centered, mean=batch).T."""
     f_rectified = torch.relu(layer.apply(W, x, b))
-    f_centered = f_rectified - f_rectified.mean(0, keepdim=True)
-    x_centered = x - x.mean(0, keepdim=True)
+    f_centered = f_rectified - joint(layer, f_rectified.mean(0, keepdim=True))
+    x_centered = x - joint(layer, x.mean(0, keepdim=True))
     return 2 * beta * B - alpha * layer.outer(f_centered, x_centered, mean="batch")
 
 
@@ -102,7 +104,7 @@ class WeightMirrorAd(torch.autograd.Function):
         )
 
 
-class WeightMirrorAdLayer(RuleLayer):
+class WeightMirrorAdLayer(StepLayer):
     """What layers of every kind do under this rule."""
 
     rule = "weight_mirror_ad"
@@ -115,6 +117,7 @@ class WeightMirrorAdLayer(RuleLayer):
     teaches = (Taught("task", "task", ("weight", "bias")), Taught("align", "align", ("B",)))
     optimizers = (("align", partial(torch.optim.Adam, lr=0.0053, fused=True)),)
     for_senders = True
+    joint = True
     own_decay = ("B",)
 
     def start(self, generator=None):
@@ -130,7 +133,7 @@ class WeightMirrorAdLayer(RuleLayer):
             return self(x[None])[0]
         self.check_sends(x)
         layer = self.linear_map(x)
-        return apply_of(WeightMirrorAd)(x, self.weight, self.bias, self.B, layer)
+        return apply_of(WeightMirrorAd, self)(x, self.weight, self.bias, self.B, layer)
 
     def draw_align(self, generator=None):
         """An input for the phase align: [batch, *pre]."""
@@ -138,7 +141,7 @@ class WeightMirrorAdLayer(RuleLayer):
 
     def align(self, x):
         """The phase align, in which x is drawn, and nothing travels between layers."""
-        layer = self.linear_map(x)
+        layer = self.joint_map(x)
         return [
             Gradient(
                 self.B,

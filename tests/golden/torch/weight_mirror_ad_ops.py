@@ -34,8 +34,10 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ruledsl.ir.phases import Schedule
-from ruledsl_torch.layers import Driven, Gradient, RuleLayer, Taught, apply_of
+from ruledsl_torch.layers import Driven, Gradient, Taught, apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.replicas import joint
+from ruledsl_torch.stepping import StepLayer
 
 
 def init_B(shape, fan_out, generator=None):
@@ -65,13 +67,13 @@ def drive_x_align(shape, sigma=0.6402, generator=None):
 
 def grad_B_align(layer, W, B, b, x, batch_size, alpha=31.286384639999998, beta=232.7856):
     """The pseudo-gradient of B: derived, see below."""
-    x_centered = x - x.mean(0, keepdim=True)
+    x_centered = x - joint(layer, x.mean(0, keepdim=True))
     h_linear = layer.apply(B, x_centered)
     h_rectified = torch.relu(h_linear)
     l2_norm = torch.linalg.vector_norm(h_rectified, dim=1, keepdim=True).clamp(min=1e-6)
     projected = layer.apply(W, x)
     f_rectified = torch.relu(projected + layer.spread(b))
-    f_centered = f_rectified - f_rectified.mean(0, keepdim=True)
+    f_centered = f_rectified - joint(layer, f_rectified.mean(0, keepdim=True))
     f_contrasted = f_centered - f_centered.mean(1, keepdim=True)
     ratio = f_contrasted / l2_norm
     ratio_2 = h_rectified / l2_norm
@@ -131,7 +133,7 @@ class WeightMirrorAdOps(torch.autograd.Function):
         )
 
 
-class WeightMirrorAdOpsLayer(RuleLayer):
+class WeightMirrorAdOpsLayer(StepLayer):
     """What layers of every kind do under this rule."""
 
     rule = "weight_mirror_ad_ops"
@@ -144,6 +146,7 @@ class WeightMirrorAdOpsLayer(RuleLayer):
     teaches = (Taught("task", "task", ("weight", "bias")), Taught("align", "align", ("B",)))
     optimizers = (("align", partial(torch.optim.Adam, lr=0.0025, fused=True)),)
     for_senders = True
+    joint = True
     own_decay = ("B",)
 
     def start(self, generator=None):
@@ -159,7 +162,7 @@ class WeightMirrorAdOpsLayer(RuleLayer):
             return self(x[None])[0]
         self.check_sends(x)
         layer = self.linear_map(x)
-        return apply_of(WeightMirrorAdOps)(x, self.weight, self.bias, self.B, layer)
+        return apply_of(WeightMirrorAdOps, self)(x, self.weight, self.bias, self.B, layer)
 
     def draw_align(self, generator=None):
         """An input for the phase align: [batch, *pre]."""
@@ -167,7 +170,7 @@ class WeightMirrorAdOpsLayer(RuleLayer):
 
     def align(self, x):
         """The phase align, in which x is drawn, and nothing travels between layers."""
-        layer = self.linear_map(x)
+        layer = self.joint_map(x)
         return [
             Gradient(
                 self.B,

@@ -27,8 +27,10 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ruledsl.ir.phases import Schedule
-from ruledsl_torch.layers import Driven, Next, RuleLayer, Taught, apply_of
+from ruledsl_torch.layers import Driven, Next, Taught, apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.replicas import joint
+from ruledsl_torch.stepping import StepLayer
 
 
 def init_B(shape, fan_in, generator=None):
@@ -59,7 +61,7 @@ def drive_x_mirror(shape, generator=None):
 def next_B_mirror(layer, W, B, b, x, decay_B=0.5, eta_B=0.1):
     """The next value of B: (1 - decay_B) * B + eta_B * outer(z - mean(z, batch), x, mean=all).T."""
     z = torch.relu(layer.apply(W, x, b))
-    return (1 - decay_B) * B + eta_B * layer.outer(z - z.mean(0, keepdim=True), x, mean="all")
+    return (1 - decay_B) * B + eta_B * layer.outer(z - joint(layer, z.mean(0, keepdim=True)), x, mean="all")
 
 
 class WeightMirror(torch.autograd.Function):
@@ -93,7 +95,7 @@ class WeightMirror(torch.autograd.Function):
         )
 
 
-class WeightMirrorLayer(RuleLayer):
+class WeightMirrorLayer(StepLayer):
     """What layers of every kind do under this rule."""
 
     rule = "weight_mirror"
@@ -103,6 +105,7 @@ class WeightMirrorLayer(RuleLayer):
     schedule = Schedule(first=((2, ("mirror",)),), each=("task", "mirror"))
     teaches = (Taught("task", "task", ("weight", "bias")),)
     for_senders = True
+    joint = True
 
     def start(self, generator=None):
         """Make what the rule adds to a layer: B."""
@@ -117,7 +120,7 @@ class WeightMirrorLayer(RuleLayer):
             return self(x[None])[0]
         self.check_sends(x)
         layer = self.linear_map(x)
-        return apply_of(WeightMirror)(x, self.weight, self.bias, self.B, layer)
+        return apply_of(WeightMirror, self)(x, self.weight, self.bias, self.B, layer)
 
     def draw_mirror(self, generator=None):
         """An input for the phase mirror: [batch, *pre]."""
@@ -125,7 +128,7 @@ class WeightMirrorLayer(RuleLayer):
 
     def mirror(self, x):
         """The phase mirror, in which x is drawn, and nothing travels between layers."""
-        layer = self.linear_map(x)
+        layer = self.joint_map(x)
         return [
             Next(
                 self.B,
