@@ -2,8 +2,9 @@
 #
 #   make demo        check, compile, train and compare five rules
 #   make test        ruff, mypy and the tests          make test-long   the tests that take minutes
+#   make test-zoo    networks of transformers, and biotorch beside ours (from the package index, into .venv-zoo)
 #   make bench       the numbers that we hold to       make lint, fmt   only look, or mend the format
-#   make clean       what the tools left behind        make distclean   .venv too
+#   make clean       what the tools left behind        make distclean   .venv and .venv-zoo too
 #
 # Variables: PYTHON=python3.12 to choose another Python, VENV=folder, WORKERS=4 for more test processes,
 # PYTEST="-k linear -x" for more arguments.
@@ -15,6 +16,7 @@ PYTEST ?=
 
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/installed
+ZOO := $(VENV)-zoo
 STARTED := $(VENV)/install-was-interrupted
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -28,7 +30,7 @@ LOOK := import sys; from importlib.util import find_spec; sys.exit(not all(map(f
 SOUND := $(shell [ "$$(cat "$(STAMP)" 2>/dev/null)" = "$$PWD" ] && "$(RUN)" -c "$(LOOK)" $(NEEDED) 2>/dev/null && echo yes)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-long bench lint fmt install clean distclean again
+.PHONY: demo test test-long test-zoo bench lint fmt install clean distclean again
 
 demo: $(STAMP)
 	@"$(RUN)" examples/demo.py
@@ -38,6 +40,19 @@ test: lint
 
 test-long: $(STAMP)
 	OMP_NUM_THREADS=1 "$(RUN)" -m pytest -q -n $(WORKERS) -m long $(PYTEST)
+
+# What a zoo needs would change what the other tests run with. So it has an environment of its own, which sees all that
+# .venv has (PyTorch is not installed twice) and leaves it as it is.
+test-zoo: $(ZOO)/installed
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 "$(ZOO)/bin/python" -m pytest -q -n $(WORKERS) tests/zoo $(PYTEST)
+
+$(ZOO)/installed: $(STAMP) tests/zoo/requirements.txt
+	"$(RUN)" -m venv --clear "$(ZOO)"
+	"$(RUN)" -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > \
+	    "$$("$(ZOO)/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	"$(ZOO)/bin/python" -m pip install --quiet -c constraints.txt -r tests/zoo/requirements.txt
+	"$(ZOO)/bin/python" -m pip install --quiet --no-deps --no-build-isolation -r tests/zoo/alone.txt
+	@touch "$@"
 
 bench: $(STAMP)
 	@"$(RUN)" -m benchmarks
@@ -78,3 +93,4 @@ clean:
 
 distclean: clean
 	if [ -e "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi
+	if [ -e "$(ZOO)/pyvenv.cfg" ]; then rm -rf "$(ZOO)"; fi
