@@ -1,6 +1,6 @@
 """How long learning takes under a rule, relative to plain backprop: ResNet-18 on 32 x 32, batch 32, two threads.
 
-    python -m benchmarks.steps [RULE ...] [--rounds 12] [--compiled]
+    python -m benchmarks.steps [RULE ...] [--rounds 12] [--compiled] [--device cuda]
 
 A turn is one step, or for a rule whose schedule alternates as many steps as it has phases: "both phases".
 Every turn stands between two plain steps in the same process, and is divided by their mean: a load on the machine that
@@ -32,7 +32,7 @@ Step = Callable[[], None]
 
 def plain_step(network: Architecture, x: Tensor, labels: Tensor, *, compiled: bool = False) -> Step:
     """One step of backprop by autograd, with SGD and momentum: everything that a user's loop does."""
-    net = build(network)
+    net = build(network).to(x.device)
     optimizer = _sgd(net.parameters())
     run = torch.compile(net, fullgraph=True) if compiled else net
 
@@ -46,7 +46,7 @@ def plain_step(network: Architecture, x: Tensor, labels: Tensor, *, compiled: bo
 
 def turn(network: Architecture, rule: str, x: Tensor, labels: Tensor, *, compiled: bool = False) -> Step:
     """One turn of a rule, in the same loop; second optimizers are those that the rule names."""
-    net = convert(build(network), rule, example=x, activations=activations(network), seed=0)
+    net = convert(build(network).to(x.device), rule, example=x, activations=activations(network), seed=0)
     optimizer = optimizers(net, task=_sgd)
     run = torch.compile(net, fullgraph=True) if compiled else net
     record: NetworkState = net.ruledsl  # type: ignore[assignment]
@@ -72,6 +72,8 @@ def seconds(step: Step) -> float:
     """Of one call."""
     start = time.perf_counter()
     step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -82,11 +84,12 @@ def measure(
     rounds: int = 12,
     batch: int = BATCH,
     compiled: bool = False,
+    device: str = "cpu",
 ) -> dict[str, Measured]:
     """The ratio of each rule's turn to the plain step, median over rounds."""
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    x, labels = torch.randn(batch, *network.input_shape), torch.randint(CLASSES, (batch,))
+    x, labels = torch.randn(batch, *network.input_shape).to(device), torch.randint(CLASSES, (batch,)).to(device)
     plain = plain_step(network, x, labels, compiled=compiled)
     turns = {rule: turn(network, rule, x, labels, compiled=compiled) for rule in rules}
     for _ in range(2):
@@ -120,6 +123,7 @@ def main() -> None:
     parser.add_argument("rules", nargs="*", default=list(RULES))
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--compiled", action="store_true", help="under torch.compile(fullgraph=True)")
     options = vars(parser.parse_args())
     for name, found in measure(options.pop("rules"), **options).items():
