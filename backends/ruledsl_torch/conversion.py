@@ -19,6 +19,7 @@ from ruledsl.program import Program
 from ruledsl_torch import transformations as transformations  # says what layers can't be part of
 from ruledsl_torch.composites import COMPOSITES, is_closed, is_open, opened
 from ruledsl_torch.connecting import constraint_class, followers, layer_class, moved
+from ruledsl_torch.hooks import forget
 from ruledsl_torch.layers import DECLARED, RuleLayer, check_moves, quiet
 from ruledsl_torch.linear import KINDS, kind_of, recognised, symmetric_padding
 from ruledsl_torch.logits import Logits, Where
@@ -356,6 +357,7 @@ def install(
                 net.register_forward_pre_hook(keep_in_step)
     except Exception:
         for layer, kind, attributes, own, buffers in before:
+            forget(layer)  # type: ignore[arg-type]
             layer.__class__ = kind
             layer.__dict__ = attributes
             layer._parameters, layer._buffers = own, buffers

@@ -56,11 +56,18 @@ class OnceLayer(PlainLayer):
         """What counts in the present step."""
         return iter(self.once)
 
+    def stands_beside(self, once: Once) -> bool:
+        """Whether the pseudo-gradient is held beside `.grad`, for a second optimizer of the same tensor."""
+        beside = dict(self.beside)
+        taught = [each for each in self.teaches or () if (each.phase, each.optimizer) == (once.phase, once.optimizer)]
+        return any(beside.get(name) == once.tensor for each in taught for name in each.tensors)
+
     def lacking(self) -> Iterator[Once]:
-        """What of that is not part of `.grad` yet."""
+        """What of that belongs to `.grad`, and is no part of it yet."""
+        due = (once for once in self.due() if not self.stands_beside(once)) if self.beside else self.due()
         if not UNDER_WAY and not len(COMPLETED):  # as nearly always
-            return self.due()
-        return (once for once in self.due() if not is_complete(self.held(once.tensor)))
+            return due
+        return (once for once in due if not is_complete(self.held(once.tensor)))
 
     def watch(self, x: Tensor) -> None:
         """Notice what happens from one forward pass to the next: what only the package's layers do."""

@@ -14,7 +14,6 @@ from ruledsl.ir.phases import TASK
 from ruledsl_torch.network import NetworkState, inner, state_of
 from ruledsl_torch.once import Once, OnceLayer, completed
 from ruledsl_torch.plain import Gradient, PlainLayer
-from ruledsl_torch.stepping import StepLayer
 
 Factory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
@@ -223,7 +222,7 @@ def _due(network: NetworkState, phase: str) -> Iterator[tuple[OnceLayer, Once]]:
     """What counts once for a step of a phase."""
     for layer in network.layers.values():
         if isinstance(layer, OnceLayer):
-            beside = (once for once in layer.due() if isinstance(layer, StepLayer) and layer.stands_beside(once))
+            beside = (once for once in layer.due() if layer.stands_beside(once))
             yield from ((layer, once) for once in (*layer.lacking(), *beside) if once.phase == phase)
 
 

@@ -50,17 +50,6 @@ class StepLayer(PhasedLayer, OnceLayer, RuleLayer):
         """See `OnceLayer.due`; what serves sending alone stays where a layer sends to nobody."""
         return (once for once in PhasedLayer.due(self) if self._sent or not once.to_send)
 
-    def stands_beside(self, once: Once) -> bool:
-        """Whether the pseudo-gradient is held beside `.grad`, for a second optimizer of the same tensor."""
-        beside, key = dict(self.beside), (once.phase, once.optimizer)
-        taught = (each for each in self.teaches or () if (each.phase, each.optimizer) == key)
-        return any(beside.get(name) == once.tensor for each in taught for name in each.tensors)
-
-    def lacking(self) -> Iterator[Once]:
-        """See `OnceLayer.lacking`; what is held beside `.grad` is no part of that."""
-        lacking = super().lacking()
-        return (once for once in lacking if not self.stands_beside(once)) if self.beside else lacking
-
     def watch(self, x: Tensor) -> None:
         """Notice whether there is somebody to send to, and weights that moved without an optimizer's step."""
         if torch.compiler.is_compiling():

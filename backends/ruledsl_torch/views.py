@@ -435,9 +435,10 @@ class LayerView:
 
 PASTED = frozenset(
     """
-    Any Callable ClassVar Convolution Dense Factory Iterable Iterator Mapping Meetings NamedTuple NetworkState Once
-    OnceLayer Optimizers PhasedLayer PlainLayer Plan Running Self Sequence Shape StepLayer Tensor ThreadPoolExecutor
-    Trace Traced Unconnected UserError WeakKeyDictionary WeakSet
+    Any Callable ClassVar Convolution Dense Factory Iterable Iterator Literal Mapping Meetings MutableMapping
+    NamedTuple NetworkState Once OnceLayer Optimizers PhasedLayer PlainLayer Plan Real Running Self Sequence Shape
+    StepLayer Tensor ThreadPoolExecutor Trace Traced Unconnected UserError WeakIdKeyDictionary WeakKeyDictionary
+    WeakSet
     """.split()  # noqa: SIM905
 )
 """What else stands in a standalone module under a name that a class of the rule could have. A test compares."""

