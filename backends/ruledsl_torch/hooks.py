@@ -50,7 +50,8 @@ class Plan:
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.made_of = made_of(optimizer)
         self.own = {id(p): p for group in optimizer.param_groups for p in group["params"]}
-        self.layers = [layer for layer in LAYERS if any(id(p) in self.own for _, p in layer.read_parameters())]
+        following = [layer for layer in LAYERS if isinstance(layer, PlainLayer)]  # and not made a plain one again
+        self.layers = [layer for layer in following if any(id(p) in self.own for _, p in layer.read_parameters())]
         self.changed: list[tuple[Tensor, Tensor | None, Tensor | None, int]] = []
 
     def change(self, parameter: Tensor, gradient: Tensor | None) -> None:
