@@ -96,7 +96,7 @@ class Watch:
         self.networks = [
             (network, network.step)
             for network in NETWORKS
-            if any(id(p) in self.parameters for layer in network.layers.values() for _, p in layer.read_parameters())
+            if any(id(p) in self.parameters for layer in followers(network) for _, p in layer.read_parameters())
         ]
         layers = [layer for network, _ in self.networks for layer in network.layers.values()]
         self.counting = [layer for layer in layers if layer.batched and not layer.assigns]
@@ -106,6 +106,11 @@ class Watch:
 
 
 WATCHES: WeakKeyDictionary[torch.optim.Optimizer, Watch] = WeakKeyDictionary()
+
+
+def followers(network: AttendedNetwork) -> list[RuleLayer]:
+    """The layers of a network that follow a rule, and were not made plain ones again."""
+    return [layer for layer in network.layers.values() if isinstance(layer, RuleLayer)]
 
 
 def made_of(optimizer: torch.optim.Optimizer) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from ruledsl.choices import Choice, Choices, compiled_choices, follow, left_alon
 from ruledsl.errors import UserError, suggest
 from ruledsl.program import Program
 from ruledsl_torch import transformations as transformations  # says what layers can't be part of
+from ruledsl_torch.attending import leave
 from ruledsl_torch.composites import COMPOSITES, is_closed, is_open, opened
 from ruledsl_torch.connecting import constraint_class, followers, layer_class, moved
 from ruledsl_torch.hooks import forget
@@ -356,6 +357,7 @@ def install(
             if network.in_step:
                 net.register_forward_pre_hook(keep_in_step)
     except Exception:
+        leave(network)
         for layer, kind, attributes, own, buffers in before:
             forget(layer)  # type: ignore[arg-type]
             layer.__class__ = kind
