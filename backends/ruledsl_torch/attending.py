@@ -120,9 +120,9 @@ def made_of(optimizer: torch.optim.Optimizer) -> tuple[int, ...]:
 
 def look(optimizer: torch.optim.Optimizer, arguments: Any, options: Any) -> tuple[Any, dict[str, Any]] | None:
     """Before a step of any optimizer; where that calls a closure, its backward passes are counted after each call."""
-    watch = WATCHES.get(optimizer)
+    watch = optimizer.__dict__.get("_watch")  # and no table of all optimizers, on which a compiled step would depend
     if watch is None or watch.made_of != made_of(optimizer):
-        watch = WATCHES[optimizer] = Watch(optimizer)
+        watch = optimizer.__dict__["_watch"] = WATCHES[optimizer] = Watch(optimizer)
     if not watch.networks:
         return None
     watch.steps += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Literal
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -84,9 +84,6 @@ def is_given(gradient: Tensor) -> bool:
     return any(given is gradient for plan in UNDER_WAY for _, _, given, _ in plan.changed)
 
 
-PLANS: WeakKeyDictionary[torch.optim.Optimizer, Plan] = WeakKeyDictionary()
-
-
 def made_of(optimizer: torch.optim.Optimizer) -> tuple[int, ...]:
     """What a plan depends on: layers, and parameters, which it keeps, so that no id comes twice."""
     return MADE[0], *[id(p) for group in optimizer.param_groups for p in group["params"]]
@@ -99,9 +96,9 @@ def before_step(optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], op
     parameters, from where they are then, and what was prepared for the outer one is undone, where nobody has written to
     it. The step of a subclass calls that of its base: what was prepared stays.
     """
-    plan = PLANS.get(optimizer)
+    plan = optimizer.__dict__.get("_plan")
     if plan is None or plan.made_of != made_of(optimizer):  # other parameters, or other layers, than before
-        plan = PLANS[optimizer] = Plan(optimizer)
+        plan = optimizer.__dict__["_plan"] = Plan(optimizer)
     if not plan.layers:
         return None
     closure = options.get("closure") or (arguments[1] if len(arguments) > 1 else None)
@@ -122,6 +119,6 @@ def before_step(optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], op
 
 def after_step(optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
     """Leave in `.grad` what backward passes have summed."""
-    plan = PLANS.get(optimizer)
+    plan = optimizer.__dict__.get("_plan")
     if plan is not None:
         plan.restore()
