@@ -17,6 +17,7 @@ from ruledsl_torch.plain import PlainLayer
 
 LAYERS: WeakSet[PlainLayer] = WeakSet()
 MADE: list[int] = [0]  # how many layers there have been
+PLAN = f"_plan_{id(LAYERS):x}"  # an optimizer's own attribute; another one for each copy of this file
 PREPARING: dict[Callable[[torch.optim.Optimizer, Plan], None], None] = {}
 """What happens before a step: an ordered set."""
 UNDER_WAY: list[Plan] = []
@@ -96,9 +97,9 @@ def before_step(optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], op
     parameters, from where they are then, and what was prepared for the outer one is undone, where nobody has written to
     it. The step of a subclass calls that of its base: what was prepared stays.
     """
-    plan = optimizer.__dict__.get("_plan")
+    plan = optimizer.__dict__.get(PLAN)
     if plan is None or plan.made_of != made_of(optimizer):  # other parameters, or other layers, than before
-        plan = optimizer.__dict__["_plan"] = Plan(optimizer)
+        plan = optimizer.__dict__[PLAN] = Plan(optimizer)
     if not plan.layers:
         return None
     closure = options.get("closure") or (arguments[1] if len(arguments) > 1 else None)
@@ -119,6 +120,6 @@ def before_step(optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], op
 
 def after_step(optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
     """Leave in `.grad` what backward passes have summed."""
-    plan = optimizer.__dict__.get("_plan")
+    plan = optimizer.__dict__.get(PLAN)
     if plan is not None:
         plan.restore()
