@@ -55,7 +55,7 @@ def opened(net: nn.Module) -> Iterator[None]:
                 row.open(module)
                 changed.append((row, module))
         yield
-    except BaseException:
+    except BaseException:  # whatever it was is raised again
         for row, module in reversed(changed):
             row.close(module)
         raise

@@ -329,6 +329,7 @@ def install(
     net: nn.Module, network: Record, layers: Mapping[str, nn.Module], assembly: Assembly, logits: Logits
 ) -> None:
     """Make every layer one of its rule's, or leave the network as it was."""
+    root = net.__class__
     before = [
         (layer, type(layer), dict(layer.__dict__), dict(layer._parameters), dict(layer._buffers))
         for layer in (layers[name] for name in assembly.places)
@@ -355,17 +356,21 @@ def install(
             if assembly.whole:
                 network.become(net, directed(kind_of(net)))  # type: ignore[arg-type]
             if network.in_step:
-                net.register_forward_pre_hook(keep_in_step)
-    except Exception:
+                network.hooks.append(net.register_forward_pre_hook(keep_in_step))
+            if logits.module is not None and assembly.whole:
+                network.hooks.append(net.get_submodule(logits.module).register_forward_hook(network.joined))
+    except BaseException:  # whatever it was is raised again
         leave(network)
+        for hook in network.hooks:
+            hook.remove()
+        net.__class__ = root
+        net.__dict__.pop("ruledsl", None)
         for layer, kind, attributes, own, buffers in before:
             forget(layer)  # type: ignore[arg-type]
             layer.__class__ = kind
             layer.__dict__ = attributes
             layer._parameters, layer._buffers = own, buffers
         raise
-    if logits.module is not None and assembly.whole:
-        network.hook = net.get_submodule(logits.module).register_forward_hook(network.joined)
     network.added = {
         name: Added(
             tuple(layer.__dict__.keys() - attributes.keys()),

@@ -34,7 +34,7 @@ class Record(AttendedNetwork):
     roles      by layer, its part in the network as far as that is known: `hidden`; `output`, from which the network's
                output is reached without another weight layer between; `first`, which sends to nobody
     verdicts   by rule, that of its ledger: `local` or `nonlocal`, where a ledger is at hand
-    added      by layer, what the rule added to it: the way back; `hook`: where the logits are the output of a module
+    added      by layer, what the rule added to it: the way back; `hooks`: those that modules have got
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -42,7 +42,7 @@ class Record(AttendedNetwork):
         self.roles: dict[str, str] = {}
         self.verdicts: dict[str, str] = {}
         self.added: dict[str, Added] = {}
-        self.hook: RemovableHandle | None = None
+        self.hooks: list[RemovableHandle] = []
 
     def __repr__(self) -> str:
         return "\n".join((*aligned([TITLES, *map(self._row, self.layers.items())]), *self._notes()))

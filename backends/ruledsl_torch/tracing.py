@@ -125,7 +125,7 @@ def _called(net: nn.Module, example: Any) -> Any:
         got = ", ".join(f"{list(each.shape)} of {each.dtype}" for each in leaves(inputs))
         at = f"{name}, {module if not list(module.children()) else type(module).__name__}," if name else "the network"
         raise UserError(
-            f"the example does not fit: {at} got {got or 'no tensor'}: {error}",
+            f"the example does not fit: {at} got {got or 'no tensor'}, and raised {type(error).__name__}: {error}",
             "example=x is called as net(x), example=(x, y) as net(x, y), and a dictionary by keyword",
         ) from error
     finally:

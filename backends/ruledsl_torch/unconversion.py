@@ -37,8 +37,8 @@ def unconvert(net: Net) -> Net:
         _release(network, path, layer)
     if "ruledsl" in vars(type(net)):  # it was made a subclass of its own class
         net.__class__ = type(net).__bases__[0]
-    if network.hook is not None:
-        network.hook.remove()
+    for hook in network.hooks:
+        hook.remove()
     net.__dict__.pop("ruledsl", None)
     close(net)
     return net

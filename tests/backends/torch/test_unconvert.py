@@ -10,13 +10,16 @@ from backends.torch import passes, small
 from torch import nn
 
 from ruledsl.errors import UserError
-from ruledsl_torch import advance, convert, observe, unconvert
+from ruledsl_torch import advance, conversion, convert, observe, unconvert
 
 
 def anatomy(net):
     """Everything that a module has, by name."""
     return {
-        name: (type(module), set(module.__dict__), list(module._parameters), list(module._buffers))
+        name: (
+            *(type(module), set(module.__dict__), list(module._parameters), list(module._buffers)),
+            *(list(module._forward_pre_hooks), list(module._forward_hooks)),
+        )
         for name, module in net.named_modules()
     }
 
@@ -48,6 +51,33 @@ def there_and_back(**options):
     twin.load_state_dict(net.state_dict())
     right, found = (small.gradients(each, x, labels) for each in (twin, net))
     assert all(torch.equal(found[name], right[name]) for name in right)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("name", ["kolen_pollack", "weight_mirror", "direct_feedback_alignment"])
+def test_a_conversion_that_is_cut_short_leaves_the_network_as_it_was(name, error, monkeypatch):
+    net, (x, labels) = small.mlp(), small.batch(small.mlp())
+    before, plain = anatomy(net), small.gradients(net, x, labels)
+
+    monkeypatch.setattr(conversion, "connect", interrupted(conversion.connect, error))
+    with pytest.raises(error):
+        convert(net, name, example=x, logits=net.fc3, seed=0)
+    monkeypatch.undo()
+    assert anatomy(net) == before
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    assert all(torch.equal(value, plain[key]) for key, value in small.gradients(net, x, labels).items())
+    optimizer.step()
+    assert convert(net, name, example=x, seed=0).ruledsl.layers
+
+
+def interrupted(connect, error):
+    """Conversion up to the point where everything is in place, and then an error."""
+
+    def run(*arguments, **options):
+        connect(*arguments, **options)
+        raise error
+
+    return run
 
 
 @pytest.mark.parametrize("name", passes.library())
