@@ -9,15 +9,15 @@ from ruledsl_torch.emission import BACKEND
 
 if TYPE_CHECKING:
     from ruledsl_torch.conversion import convert as convert
-    from ruledsl_torch.network import advance as advance
     from ruledsl_torch.network import observe as observe
     from ruledsl_torch.optimization import optimizer as optimizer
     from ruledsl_torch.optimization import optimizers as optimizers
     from ruledsl_torch.stepping import complete as complete
+    from ruledsl_torch.steps import advance as advance
     from ruledsl_torch.unconversion import unconvert as unconvert
 
 _ROOMS = {
-    "advance": "ruledsl_torch.network",
+    "advance": "ruledsl_torch.steps",
     "complete": "ruledsl_torch.stepping",
     "convert": "ruledsl_torch.conversion",
     "observe": "ruledsl_torch.network",

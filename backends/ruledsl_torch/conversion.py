@@ -20,11 +20,12 @@ from ruledsl_torch import transformations as transformations  # says what layers
 from ruledsl_torch.attending import leave
 from ruledsl_torch.composites import COMPOSITES, is_closed, is_open, opened
 from ruledsl_torch.connecting import constraint_class, followers, layer_class, moved
+from ruledsl_torch.directed import directed
 from ruledsl_torch.hooks import forget
 from ruledsl_torch.layers import DECLARED, RuleLayer, check_moves, quiet
 from ruledsl_torch.linear import KINDS, kind_of, recognised, symmetric_padding
 from ruledsl_torch.logits import Logits, Where
-from ruledsl_torch.network import connect, directed
+from ruledsl_torch.network import connect
 from ruledsl_torch.record import LEFT_ALONE, Added, Record, unlike_in
 from ruledsl_torch.refusals import check_call, check_layer, check_randomness, check_ready, check_weights
 from ruledsl_torch.replicas import keep_in_step

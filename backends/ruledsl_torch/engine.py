@@ -22,10 +22,11 @@ from ruledsl.training.engine import Diverged, Score
 from ruledsl.training.schedule import Clock
 from ruledsl_torch.conversion import convert
 from ruledsl_torch.layers import RuleLayer
-from ruledsl_torch.network import NetworkState, advance, observe
+from ruledsl_torch.network import NetworkState, observe
 from ruledsl_torch.networks import activations, build
 from ruledsl_torch.optimization import optimizer
 from ruledsl_torch.routing import Optimizers, receivers
+from ruledsl_torch.steps import advance
 
 State = dict[str, NDArray[Any]]
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import ruledsl
 from ruledsl.errors import UserError
-from ruledsl_torch import advance, convert, network, observe, optimizers
+from ruledsl_torch import advance, convert, observe, optimizers, steps
 
 TWO_TEACHERS = """
 rule two_teachers {
@@ -226,7 +226,7 @@ def test_the_number_of_threads_changes_no_input():
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         net, *_ = converted("weight_mirror", small.convnet)
-        inputs = {layer.path: x.clone() for layer, _, x in network.with_inputs(net.ruledsl, "mirror")}
+        inputs = {layer.path: x.clone() for layer, _, x in steps.with_inputs(net.ruledsl, "mirror")}
         torch.set_num_threads(before)
         found.append(inputs)
     assert len(found[0]) > 1
