@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import WeakSet, ref
 
 import torch
 from torch import nn
@@ -105,7 +105,7 @@ class Watch:
         self.steps = 0
 
 
-WATCHES: WeakKeyDictionary[torch.optim.Optimizer, Watch] = WeakKeyDictionary()
+WATCHES: WeakSet[Watch] = WeakSet()
 
 
 def followers(network: AttendedNetwork) -> list[RuleLayer]:
@@ -122,7 +122,8 @@ def look(optimizer: torch.optim.Optimizer, arguments: Any, options: Any) -> tupl
     """Before a step of any optimizer; where that calls a closure, its backward passes are counted after each call."""
     watch = optimizer.__dict__.get("_watch")  # and no table of all optimizers, on which a compiled step would depend
     if watch is None or watch.made_of != made_of(optimizer):
-        watch = optimizer.__dict__["_watch"] = WATCHES[optimizer] = Watch(optimizer)
+        watch = optimizer.__dict__["_watch"] = Watch(optimizer)
+        WATCHES.add(watch)
     if not watch.networks:
         return None
     watch.steps += 1
@@ -170,7 +171,7 @@ def look_for_teachers(network: NetworkState, path: str, layer: RuleLayer) -> Non
     """A tensor of the rule that has a pseudo-gradient, and that no optimizer moves."""
     for name, parameter in layer.named_parameters(recurse=False):
         known = name in ("weight", "bias") or not parameter.requires_grad or parameter.grad is None
-        if not known and not any(id(parameter) in watch.parameters for watch in WATCHES.values()):
+        if not known and not any(id(parameter) in watch.parameters for watch in WATCHES):
             where = f"{path}.{name}" if path else name
             message = f"{where} has a pseudo-gradient, and none of the optimizers that step has it: it does not learn"
             warn_once(network, "optimizer", message, "make the optimizer after convert: it takes net.parameters()")

@@ -40,11 +40,13 @@ class StepLayer(PhasedLayer, OnceLayer, RuleLayer):
         """See `RuleLayer.follow`."""
         listen(self, stepped)
         super().follow(generator, **facts)
+        listen(self, check_order)
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         listen(self, stepped)
         super().__setstate__(state)
+        listen(self, check_order)
 
     def due(self) -> Iterator[Once]:
         """See `OnceLayer.due`; what serves sending alone stays where a layer sends to nobody."""
@@ -132,7 +134,6 @@ def stepped(optimizer: torch.optim.Optimizer, plan: Plan) -> None:
     if plan not in ORDERED:
         plan.layers = in_order(plan.layers)
         ORDERED.add(plan)
-    check_order(plan)
     for layer in plan.layers:
         if isinstance(layer, StepLayer):
             layer._stepped = True
@@ -140,15 +141,14 @@ def stepped(optimizer: torch.optim.Optimizer, plan: Plan) -> None:
                 layer._alone = layer._seen is not None and layer.stored.grad is not None
 
 
-def check_order(plan: Plan) -> None:
+def check_order(optimizer: torch.optim.Optimizer, plan: Plan) -> None:
     """Warn where a step comes after `advance`: the gradients are those of the phase before, and nothing learns."""
+    if all(given is not None for _, _, given, _ in plan.changed):  # and none was left out, as nearly always
+        return
     for network in {id(layer.network): layer.network for layer in plan.layers if layer.teaches is not None}.values():
-        if isinstance(network, Unconnected) or network.stepping:
-            continue
-        now, ever = taught_by(network)
+        now, _ = ((), ()) if isinstance(network, Unconnected) or network.stepping else taught_by(network)
         meant = [parameter.grad for key, parameter in plan.own.items() if key in now]
-        others = [parameter.grad for key, parameter in plan.own.items() if key in ever - now]
-        if meant and all(each is None for each in meant) and any(each is not None for each in others):
+        if meant and all(gradient is None for gradient in meant):
             message = (
                 f"an optimizer steps in the phase {network.phase} of {network.rule}, and all gradients are of another "
                 "phase: nothing learns"

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import ruledsl
 from ruledsl.errors import RuleWarning, UserError
-from ruledsl_torch import advance, attending, convert, hooks, observe, optimizers, unconvert
+from ruledsl_torch import advance, convert, hooks, observe, optimizers, unconvert
 
 TEACHES_B = ("kolen_pollack", "direct_kolen_pollack", "symmetric_alignment")
 NEEDS_ADVANCE = ("brsf", "brsf_p", "backprop_noise", "weight_mirror", "activation_alignment")
@@ -300,7 +300,7 @@ def test_optimizers_of_other_networks_have_nothing_to_do():
     optimizer = sgd_of(plain)
     F.cross_entropy(plain(torch.randn(6, 6)), torch.arange(6) % 3).backward()
     optimizer.step()
-    assert not attending.WATCHES[optimizer].networks and not vars(optimizer)[hooks.PLAN].layers
+    assert not vars(optimizer)["_watch"].networks and not vars(optimizer)[hooks.PLAN].layers
 
 
 @pytest.mark.parametrize("rule", ["feedback_alignment", "kolen_pollack"])
