@@ -193,7 +193,8 @@ def learning_rule(part: Part) -> Part:
 def constraint(part: Part) -> Part:
     """The same part. Raises UserError for what is no constraint."""
     binding = part.binding
-    if not binding.after or binding.evoked or binding.driven or any(f.phase == TASK for f in part.program.functions):
+    passing = any(f.phase == TASK and f.role != "draw" for f in part.program.functions)
+    if not binding.after or binding.evoked or binding.driven or passing:
         raise UserError(f"{part.rule} is no constraint: it does not act after a step alone")
     return part
 

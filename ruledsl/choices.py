@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from ruledsl.assembly import Part, RuleLike, Trace, compiled
 from ruledsl.errors import UserError, suggest
+from ruledsl.program import Program
 
 Choice = RuleLike | tuple[RuleLike, Mapping[str, float]] | None
 """What a layer is to follow: a rule, one with parameters, or None, which leaves the layer alone."""
@@ -66,6 +68,15 @@ def compiled_choices(
         {pattern: _chosen(choice, backend) for pattern, choice in (rules or {}).items()},
         None if output is None else compiled(output, backend, {}),
     )
+
+
+def several(constraints: Any) -> list[RuleLike]:
+    """The constraints that a call names; one of them may stand for itself. Raises UserError for what is none."""
+    if isinstance(constraints, str | Path | Program) or hasattr(constraints, "compile"):
+        return [constraints]
+    if constraints is not None and not isinstance(constraints, Iterable):
+        raise UserError(f"{constraints!r} is no constraint", 'for example constraints=["constant_norm"]')
+    return list(constraints or ())
 
 
 def _chosen(choice: Choice, backend: str) -> Part | None:

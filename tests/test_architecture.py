@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ROOMS = (
-    ("source", "messages", "errors", "version", "options", "writing"),
+    ("source", "messages", "errors", "version", "options", "writing", "streams", "folders"),
     ("diagnostics",),
     ("language",),
     ("ir",),
@@ -24,7 +24,7 @@ ROOMS = (
     ("pipeline",),
     ("library",),
     ("__init__",),
-    ("assembly",),
+    ("assembly", "listing"),
     ("choices",),
     ("architectures", "data"),
     ("reference",),

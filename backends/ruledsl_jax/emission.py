@@ -55,7 +55,7 @@ def _shape(writer: Writer) -> str:
 
 def _normal(writer: Writer, node: Node) -> str:
     mean, std = node.args
-    drawn = f"jax.random.normal(key, {_shape(writer)})"
+    drawn = f"normal(key, {_shape(writer)})"
     if std.constant != 1:
         drawn = f"{writer.write(std, PRODUCT + 1)} * {drawn}"
     return drawn if mean.constant == 0 else f"{writer.write(mean)} + {drawn}"
@@ -63,16 +63,16 @@ def _normal(writer: Writer, node: Node) -> str:
 
 def _uniform(writer: Writer, node: Node) -> str:
     low, high = (forms.number(writer, arg) for arg in node.args)
-    return f"jax.random.uniform(key, {_shape(writer)}, minval={low}, maxval={high})"
+    return f"uniform(key, {low}, {high}, {_shape(writer)})"
 
 
 def _signs(writer: Writer, node: Node) -> str:
     shape = f"{writer.like}.shape" if writer.like else "shape"
-    return f"jnp.where(jax.random.bernoulli(key, {writer.write(node.args[0])}, {shape}), -1.0, 1.0)"
+    return f"signs(key, {writer.write(node.args[0])}, {shape})"
 
 
 def _orthogonal(writer: Writer, node: Node) -> str:
-    return f"jax.nn.initializers.orthogonal()(key, {_shape(writer)})"
+    return f"orthogonal(key, {_shape(writer)})"
 
 
 RESERVED = frozenset(
@@ -100,7 +100,9 @@ IMPORTS = {
     **imported("Activation", "connected", "filled", "slope", of="ruledsl_jax.layers"),
     **imported("Linear", "forward_weights", of="ruledsl_jax.linear"),
     **imported("vary_alike", of="ruledsl_jax.mesh"),
-    **imported("key_of", "keys_like", of="ruledsl_jax.randomness"),
+    **imported(
+        "Key", "key_of", "keys_like", "named", "normal", "orthogonal", "signs", "uniform", of="ruledsl_jax.randomness"
+    ),
 }
 """Of what an emitted module uses, whence it comes."""
 

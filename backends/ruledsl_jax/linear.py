@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ruledsl_jax.randomness import Key, normal
+
 Mean = Literal["batch", "all"]
 Sizes = tuple[int, ...]
 
@@ -229,7 +231,7 @@ class Embedding(Dense):
 Linear = Dense | Convolution | Embedding
 
 
-def forward_weights(layer: Linear, key: Array) -> tuple[Array, Array]:
+def forward_weights(layer: Linear, key: Key) -> tuple[Array, Array]:
     """W, normal with variance 1 / fan_in, and b, zero."""
-    W = jax.random.normal(key, layer.kernel_shape) / math.sqrt(layer.fan_in)
+    W = normal(key, layer.kernel_shape) / math.sqrt(layer.fan_in)
     return W, jnp.zeros(layer.units_out, W.dtype)

@@ -86,9 +86,9 @@ class OptimizerView(Equations):
             lines[-1] += "jax.random.split(key_of(key))" if self.random_start and self.draws else "key_of(key)"
         if any("lr" in call.arguments for _, call in self.starts):
             lines.append("lr = learning_rate(0) if callable(learning_rate) else learning_rate")
-        for index, (tensor, call) in enumerate(self.starts):
+        for tensor, call in self.starts:
             given = {"step": "0", "epoch": "0.0", "progress": "0.0", "shape": "()"}
-            keys = f"jax.random.fold_in(start, {index})"
+            keys = f'named(start, "{tensor.stream}")'
             lines += self._started(tensor, call, given, keys)
         values = ["jnp.zeros((), jnp.int32)", *(["own"] if self.draws else []), *(t.name for t, _ in self.starts)]
         return [*lines, *statement("return ", f"{self.state}({', '.join(values)})", 0)]
@@ -120,8 +120,8 @@ class OptimizerView(Equations):
             lines.append("key, own = jax.random.split(key)")
         if "lr" in self.read:
             lines.append("lr = learning_rate(step) if callable(learning_rate) else learning_rate")
-        for index, (tensor, call) in enumerate(self.draws):
-            key = "own" if len(self.draws) == 1 else f"jax.random.fold_in(own, {index})"
+        for tensor, call in self.draws:
+            key = f'named(own, "{tensor.stream}")'
             if tensor.name in self.common:
                 given = [{"key": key, "shape": "()"}.get(name, name) for name in call.arguments]
                 lines.append(f"{tensor.name} = {call.function}({', '.join(given)})")

@@ -283,7 +283,7 @@ class PhaseView:
     @property
     def parameters(self) -> list[str]:
         """Of the function."""
-        x = [*["key: Array"] * ("key" in self.drive), "batch_size: int"] if self.driven else ["x: Array"]
+        x = [*["key: Key"] * ("key" in self.drive), "batch_size: int"] if self.driven else ["x: Array"]
         other = [name for name in ("delta", "e") if name in self.own.reads]
         words = self.facts.keywords(self.reads) or ["*"] * bool(other)
         words[1:1] = [f"{name}: Array" for name in other]
@@ -315,7 +315,8 @@ class PhaseView:
     def given(self, name: str) -> str:
         """An argument of a function."""
         stateful = {tensor.name for tensor in self.facts.state} - {call.result for call in self.own.terms}
-        drawing = {"shape": "(batch_size, *layer.pre_shape)"} if self.driven else {}
+        key = f'named(key, "x", "{self.own.phase}")'
+        drawing = {"shape": "(batch_size, *layer.pre_shape)", "key": key} if self.driven else {}
         return {**FROM_LAYER, **drawing}.get(name, f"state.{name}" if name in stateful else name)
 
     @cached_property
@@ -372,12 +373,16 @@ class PhaseView:
 
 @dataclass(frozen=True)
 class ModuleView:
-    """Everything else of a rule or a constraint: first values, and what happens between steps."""
+    """Everything else of a rule or a constraint: first values, and what happens between steps.
+
+    constraint   the name of a constraint, whose tensors stand beside those of a rule
+    """
 
     facts: Facts
     passes: tuple[PassView, ...]
     phases: tuple[PhaseView, ...]
     after: tuple[StageView, ...]
+    constraint: str = ""
 
     @property
     def binding(self) -> Binding:
@@ -390,11 +395,6 @@ class ModuleView:
     # --- first values ---
 
     @cached_property
-    def keys(self) -> list[str]:
-        """Those of init, for everything that is drawn."""
-        return [f"key_{tensor.name}" for tensor, call in self.binding.starts if "key" in call.arguments]
-
-    @cached_property
     def init_reads(self) -> frozenset[str]:
         """What the functions of first values read."""
         return self.binding.start_reads | {"classes" for tensor, _ in self.binding.starts if "out" in tensor.space}
@@ -405,13 +405,13 @@ class ModuleView:
         words = self.facts.keywords(self.init_reads - set(COUNTERS))[1:]
         required = [word for word in words if "=" not in word]
         if not self.passes:
-            key = ["key: Array"] if self.keys else []
+            key = ["key: Key"] * ("key" in self.binding.start_reads)
             return ["layer: Linear", "params: Any", *key, *(["*", *words] if words else [])]
         family = ["downstream: Sequence[Linear | None] = ()"] * bool(self.binding.families)
         sends = ["sends: bool = True"] if self.facts.for_senders else []
         given = ["W: Array | None = None", "b: Array | None = None"]
         optional = [word for word in words if "=" in word]
-        return ["layer: Linear", "key: Array", *family, "*", *required, *given, *sends, *optional]
+        return ["layer: Linear", "key: Key", *family, "*", *required, *given, *sends, *optional]
 
     def shape(self, tensor: Tensor) -> str:
         """The shape of a tensor."""
@@ -429,10 +429,11 @@ class ModuleView:
 
     def sizes(self, tensor: Tensor, shape: str, sources: str) -> dict[str, str]:
         """What the arguments of every draw are called."""
-        key = f"key_{tensor.name}"
+        names = [f'"{tensor.stream}"', *["k"] * is_family(tensor)]
+        names += [f'"{self.constraint}"'] * bool(self.constraint)
         return {
             "shape": shape,
-            "key": f"jax.random.fold_in({key}, k)" if is_family(tensor) else key,
+            "key": f"named(key, {', '.join(names)})",
             "sources": sources,
             "targets": f"math.prod(layer.{inner_space(tensor) or 'pre'}_shape)",
         }
@@ -452,8 +453,19 @@ class ModuleView:
     @cached_property
     def stages(self) -> list[StageView]:
         """What `advance` stores, one after the other."""
-        first = [self.task.end] if self.passes and self.task.end.own.outputs else []
+        first = [self.task.end] if self.passes and self.task.end.own.outputs and not self.phased else []
         return [*first, *self.after]
+
+    @property
+    def phased(self) -> bool:
+        """Whether there are phases beside the task. Then what a pass leaves is stored before the next phase begins."""
+        return len(self.passes) > 1 or bool(self.phases)
+
+    @property
+    def ends(self) -> list[PassView]:
+        """The passes whose results have a function of their own that stores them."""
+        own = self.passes if self.phased else self.passes[1:]
+        return [each for each in own if each.end.own.outputs]
 
     def arriving(self, stages: Iterable[StageView]) -> list[str]:
         """The parameters for what a backward pass has computed."""
@@ -468,14 +480,9 @@ class ModuleView:
         words = self.facts.keywords(reads)
         if "batch_size" in reads:
             words = ["*", "batch_size: int", *words[1:]]
-        key = ["key: Array"] * bool(drawn and self.draw_keys)
+        key = ["key: Key"] * (drawn and "key" in self.binding.draw_reads)
         params = f"params: {'Params' if self.passes else 'Any'}"
         return ["layer: Linear", params, "state: State", *self.arriving(stages), *key, *words]
-
-    @cached_property
-    def draw_keys(self) -> list[str]:
-        """Those of what is drawn anew."""
-        return [f"key_{tensor.name}" for tensor, call in self.binding.draws if "key" in call.arguments]
 
     @property
     def redrawn(self) -> list[str]:
@@ -486,8 +493,6 @@ class ModuleView:
             own = "map_k" if is_family(tensor) else held[tensor.name]
             sources = "map_k.size // math.prod(layer.pre_shape)" if is_family(tensor) else f"len({own})"
             sizes = self.sizes(tensor, f"{own}.shape", sources)
-            if len(self.draw_keys) == 1:
-                sizes["key"] = sizes["key"].replace(self.draw_keys[0], "key")
             value = self.start(tensor, call, {**held, "b": "bias", **sizes}, own)
             if is_family(tensor):
                 value = f"tuple(None if map_k is None else {value} for k, map_k in enumerate({held[tensor.name]}))"
@@ -555,7 +560,7 @@ def shown(module: Module) -> dict[str, object]:
         return common | optimizer_views.shown(module)
     after = tuple(StageView(own, facts) for own in binding.after)
     if module.kind == "constraint":
-        return common | {"module": ModuleView(facts, (), (), after)}
+        return common | {"module": ModuleView(facts, (), (), after, module.rule)}
     if module.kind != "rule" or binding.task is None:
         return common
     passes = [PassView(own, facts) for own in binding.passes if own.errors]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from weakref import WeakSet, ref
 
@@ -13,9 +12,9 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
 from ruledsl.assembly import Assembly, Facts, Part, Place, RuleLike, Trace, assemble, compiled, unsuitable
-from ruledsl.choices import Choice, Choices, compiled_choices, follow, left_alone, output_layers
+from ruledsl.choices import Choice, Choices, compiled_choices, follow, left_alone, output_layers, several
 from ruledsl.errors import UserError, suggest
-from ruledsl.program import Program
+from ruledsl.listing import LEFT_ALONE
 from ruledsl_torch import transformations as transformations  # says what layers can't be part of
 from ruledsl_torch.attending import leave
 from ruledsl_torch.composites import COMPOSITES, is_closed, is_open, opened
@@ -26,7 +25,8 @@ from ruledsl_torch.layers import DECLARED, RuleLayer, check_moves, quiet
 from ruledsl_torch.linear import KINDS, kind_of, recognised, symmetric_padding
 from ruledsl_torch.logits import Logits, Where
 from ruledsl_torch.network import connect
-from ruledsl_torch.record import LEFT_ALONE, Added, Record, unlike_in
+from ruledsl_torch.randomness import Seeded
+from ruledsl_torch.record import Added, Record, unlike_in
 from ruledsl_torch.refusals import check_call, check_layer, check_randomness, check_ready, check_weights
 from ruledsl_torch.replicas import keep_in_step
 from ruledsl_torch.sharing import warn_of_shared_weights
@@ -74,7 +74,9 @@ def convert(
                  tensors, or a module of the network, whose output they are whatever happens to it afterwards. They are
                  [batch, classes], or, if `example` shows it, [batch, *positions, classes]
     activations  by the layer's name, its activation (or the name of one in torch.nn.functional): rules call it `phi`
-    seed, generator  where the random values of the rule's tensors come from; else torch's own generator
+    seed         what the random values of the rule's tensors follow from, each by its layer and its name, whatever else
+                 is drawn in the process; first values are those of every backend
+    generator    in its place, where they come from; without either it is torch's own generator
     parameters   values for the parameters of `rule`
 
     Weights and biases stay the same Parameter objects under the same names. What the rule adds stands beside them
@@ -87,7 +89,7 @@ def convert(
     check_call(net, (rule, output, *(rules.values() if isinstance(rules, Mapping) else ())), parameters)
     check_randomness(seed, generator)
     chosen = compiled_choices("torch", rule, rules, output, parameters)
-    added = [compiled(each, "torch", {}) for each in _several(constraints)]
+    added = [compiled(each, "torch", {}) for each in several(constraints)]
     with opened(net):
         layers, skipped = survey(net)
         phis = _activations(layers, activations or {})
@@ -101,9 +103,8 @@ def convert(
         parts = _able(layers, facts, followed, skipped)
         assembly = assemble(facts, traced, parts, added, phis, "torch.relu")
         place.fit(assembly.places, layers)
-        if seed is not None:
-            generator = torch.Generator().manual_seed(seed)
         network = Record(_title(chosen, parts), {}, assembly.classes, generator)
+        network.draws = None if seed is None else Seeded(int(seed))
         network.skipped, network.roles = skipped, _roles(traced)
         network.verdicts = {part.rule: part.verdict for part in parts.values() if part.verdict}
         install(net, network, layers, assembly, place)
@@ -111,15 +112,6 @@ def convert(
     for key, message, help in _remarks(network, traced, chosen):
         warn_once(network, key, message, help)
     return net
-
-
-def _several(constraints: Any) -> list[RuleLike]:
-    """The constraints; one of them may stand for itself."""
-    if isinstance(constraints, str | Path | Program) or hasattr(constraints, "compile"):
-        return [constraints]
-    if constraints is not None and not isinstance(constraints, Iterable):
-        raise UserError(f"{constraints!r} is no constraint", 'for example constraints=["constant_norm"]')
-    return list(constraints or ())
 
 
 def _activations(layers: Mapping[str, nn.Module], given: Mapping[str, Phi | str]) -> dict[str, Phi | None]:

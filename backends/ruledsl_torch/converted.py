@@ -16,6 +16,7 @@ from ruledsl.errors import UserError
 from ruledsl_torch.linear import with_properties_of
 from ruledsl_torch.network import NetworkState, one_hot
 from ruledsl_torch.plain import Driven, PlainLayer
+from ruledsl_torch.randomness import Seeded
 from ruledsl_torch.replicas import Replicas
 from ruledsl_torch.structures import mapped
 
@@ -27,12 +28,14 @@ class ConvertedNetwork(NetworkState):
     checked      whether a pass has shown that they are logits; `deliberate`: whether that is not asked
     axes         of the logits: 2, or more where they are [batch, *positions, classes]; so many has `target`
     replicas     the processes that share the batch of the last pass, for a rule that needs to know; else None
+    draws        how a network draws that was given a seed, see `ruledsl_torch.randomness.Seeded`; else None
     """
 
     logits: Any = None
     axes = 2
     checked = deliberate = False
     replicas: Replicas | None = None
+    draws: Any = None
 
     @property
     def clocked(self) -> frozenset[str]:
@@ -93,11 +96,35 @@ class ConvertedNetwork(NetworkState):
             if layer.batched:
                 layer.forget_passes()
 
-    def draw_fresh(self, layer: PlainLayer, generator: torch.Generator | None) -> None:
+    # --- randomness ---
+
+    def first_source(self, path: str) -> Any:
+        """See `NetworkState.first_source`."""
+        return super().first_source(path) if self.draws is None else self.draws.first(path)
+
+    def source(self, layer: PlainLayer) -> Any:
+        """See `NetworkState.source`."""
+        if self.draws is None:
+            return super().source(layer)
+        return self.draws.in_step(layer.path, self.step, layer.stored.device)
+
+    def state(self) -> dict[str, Any]:
+        """See `NetworkState.state`; of a network that was given a seed, that is all that its draws follow from."""
+        return {**super().state(), "seed": getattr(self.draws, "seed", None)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`: the network draws on as that one did."""
+        if state.get("seed") is not None:
+            self.draws = Seeded(state["seed"])
+        elif state.get("generator") is not None:
+            self.draws, self.generator = None, self.generator or torch.Generator()
+        super().load_state(state)
+
+    def draw_fresh(self, layer: PlainLayer, source: Any) -> None:
         """Draw what is fresh at every step, and then that of the constraints."""
-        super().draw_fresh(layer, generator)
+        super().draw_fresh(layer, source)
         for constraint in getattr(layer, "constraints", ()):
-            constraint.draw_fresh(layer, generator)
+            constraint.draw_fresh(layer, source)
 
     # --- replicas ---
 
@@ -109,14 +136,14 @@ class ConvertedNetwork(NetworkState):
         whole = dict(zip(shares, self.replicas.averages(list(shares.values())), strict=True))
         return [result._replace(value=whole.get(index, result.value)) for index, result in enumerate(results)]
 
-    def draw(self, layer: PlainLayer, drive: Driven, generator: torch.Generator | None) -> Tensor:
+    def draw(self, layer: PlainLayer, drive: Driven, source: Any) -> Tensor:
         """Each process draws what one process would draw for the joint batch, and takes its share."""
         replicas, shape = self.replicas, layer.input_shape
         if replicas is None or shape is None:
-            return super().draw(layer, drive, generator)
+            return super().draw(layer, drive, source)
         layer.input_shape = (shape[0] * replicas.count, *shape[1:])
         try:
-            return replicas.share(super().draw(layer, drive, generator))
+            return replicas.share(super().draw(layer, drive, source))
         finally:
             layer.input_shape = shape
 

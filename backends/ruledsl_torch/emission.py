@@ -138,13 +138,13 @@ def _blank(writer: Writer) -> str:
 
 
 def _orthogonal(writer: Writer, node: Node) -> str:
-    return f"torch.nn.init.orthogonal_({_blank(writer)}, generator=generator)"
+    return f"orthogonal_({_blank(writer)}, generator)"
 
 
-def _random(method: str) -> Form:
+def _random(function: str) -> Form:
     def form(writer: Writer, node: Node) -> str:
         numbers = ", ".join(forms.number(writer, arg) for arg in node.args)
-        return f"{_blank(writer)}.{method}({numbers}, generator=generator)"
+        return f"{function}({_blank(writer)}, {numbers}, generator)"
 
     return form
 
@@ -152,10 +152,6 @@ def _random(method: str) -> Form:
 def _add_scaled(writer: Writer, node: Node) -> str:
     summed, (c, weight) = node.args[0], node.args[1].args
     return f"torch.add({writer.write(summed)}, {writer.write(weight)}, alpha={writer.write(c)})"
-
-
-def _signs(writer: Writer, node: Node) -> str:
-    return f"1 - 2 * {_random('bernoulli_')(writer, node)}"
 
 
 RESERVED = frozenset(
@@ -185,6 +181,7 @@ IMPORTS = {
     **imported("PlainLayer", of="ruledsl_torch.plain"),
     **imported("OnceLayer", of="ruledsl_torch.once"),
     **imported("PhasedLayer", of="ruledsl_torch.phased"),
+    **imported("named", "normal_", "orthogonal_", "signs_", "uniform_", of="ruledsl_torch.randomness"),
     **imported("RuleOptimizer", "number", "scalar", of="ruledsl_torch.rule_optimizer"),
 }
 """Of what an emitted module uses, whence it comes."""
@@ -238,7 +235,7 @@ BACKEND = Backend(
     random={
         "normal": _random("normal_"),
         "uniform": _random("uniform_"),
-        "signs": _signs,
+        "signs": _random("signs_"),
         "orthogonal": _orthogonal,
         "zeros": "torch.zeros(shape)",
         "ones": "torch.ones(shape)",

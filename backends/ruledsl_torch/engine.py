@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ruledsl.architectures import Architecture
-from ruledsl.data import Batch
+from ruledsl.data import Batch, Split
 from ruledsl.errors import RuleWarning, UserError
 from ruledsl.program import TASK, Program, program_of
+from ruledsl.streams import number
 from ruledsl.training import probes
 from ruledsl.training.config import Config, OptimizerConfig
-from ruledsl.training.engine import Diverged, Score
+from ruledsl.training.engine import Diverged, Score, Steps
 from ruledsl.training.schedule import Clock
 from ruledsl_torch.conversion import convert
 from ruledsl_torch.layers import RuleLayer
@@ -26,6 +28,7 @@ from ruledsl_torch.network import NetworkState, observe
 from ruledsl_torch.networks import activations, build
 from ruledsl_torch.optimization import optimizer
 from ruledsl_torch.routing import Optimizers, receivers
+from ruledsl_torch.rule_optimizer import RuleOptimizer
 from ruledsl_torch.steps import advance
 
 State = dict[str, NDArray[Any]]
@@ -44,15 +47,18 @@ class Engine:
         layers: Mapping[str, Program | None] = {},
     ) -> None:
         """See `ruledsl.training.engine.Engine.init`."""
+        if config.device not in (None, "cpu") or max(config.devices or 1, config.processes or 1) > 1:
+            raise UserError("`train` with PyTorch computes on one CPU", "leave out device, devices and processes")
+        self.leads = True
+        self.notes: list[str] = []
+        self.faster_together = False
         if config.threads:
             torch.set_num_threads(config.threads)
-        torch.manual_seed(config.seed)
         self.architecture = architecture
-        self.net: nn.Module = build(architecture)
+        self.net: nn.Module = build(architecture, config.seed)
+        torch.manual_seed(number(config.seed, "dropout"))
         self.network: NetworkState | None = None
         if rule is not None:
-            # A generator of its own, derived from the seed: the rule's random values leave those of W as they are.
-            generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
             # Only phases that draw activity need to know how much of it.
             programs = (rule, output, *layers.values())
             drives = any(f.role == "drive" for program in programs if program for f in program.functions)
@@ -67,7 +73,7 @@ class Engine:
                     constraints=constraints,
                     example=example,
                     activations=activations(architecture),
-                    generator=generator,
+                    seed=config.seed,
                 )
             self.network = self.net.ruledsl  # type: ignore[assignment]
         elif constraints or layers:
@@ -76,19 +82,29 @@ class Engine:
         settings = {TASK: config.optimizer, **config.optimizers}
         groups = receivers(self.network, self.net)
         self.optimizers = Optimizers(self.network, {name: _optimizer(settings[name], groups[name]) for name in groups})
+        for name, one in self.optimizers.items():
+            if isinstance(one, RuleOptimizer):
+                one.draws = self._draws(config.seed, name)
         self.rates = {name: setting.lr for name, setting in settings.items()}
         self.changing = config.schedules
         self.forward = torch.compile(self.net) if config.compile else self.net
 
+    def steps(self, run: Steps) -> Iterator[Score | None]:
+        """See `ruledsl.training.engine.Engine.steps`."""
+        for batch, rate, clock in zip(run.batches(), run.rates, run.clocks, strict=True):
+            yield self.step(batch, rate, clock)
+
     def step(self, batch: Batch, rates: float, clock: Clock) -> Score | None:
-        """See `ruledsl.training.engine.Engine.step`."""
+        """One step; `rates` is the factor on every learning rate."""
         images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
         self._set_rates(rates)
+        self.step_number, self.drawn = clock.step, Counter[str]()
         network = self.network
         if network is None:
             return self._learn(images, labels)
         parameters = {name: schedule.at(clock.progress) for name, schedule in self.changing.items()}
         rate = rates * self.rates[TASK]
+        self.optimizers.observe(epoch=clock.epoch, progress=clock.progress)
         observe(self.net, target=labels, epoch=clock.epoch, progress=clock.progress, lr=rate, **parameters)
         network.step, network.epoch = clock.step, clock.epochs_passed
         network.begin_step()
@@ -98,12 +114,12 @@ class Engine:
             advance(self.net)
         return score
 
-    def evaluate(self, batches: Iterable[Batch]) -> Score:
+    def evaluate(self, split: Split, batch_size: int) -> Score:
         """See `ruledsl.training.engine.Engine.evaluate`."""
         self.net.eval()
         loss, wrong, count = 0.0, 0, 0
         with torch.no_grad():
-            for batch in batches:
+            for batch in split.in_order(batch_size):
                 logits, labels = self.net(torch.from_numpy(batch.images)), torch.from_numpy(batch.labels)
                 score = _score(logits, labels, functional.cross_entropy(logits, labels, reduction="sum").item())
                 loss, wrong, count = loss + score.loss, wrong + score.wrong, count + score.images
@@ -123,6 +139,9 @@ class Engine:
                 found |= probes.measure(name, tensor, _array(layer.weight), _array(getattr(layer, tensor)))
         return found
 
+    def together(self, others: Sequence[Engine]) -> None:
+        """See `ruledsl.training.engine.Engine.together`: one after the other."""
+
     def state(self) -> State:
         """See `ruledsl.training.engine.Engine.state`."""
         state = {f"network.{name}": _copy(value) for name, value in self.net.state_dict().items()}
@@ -136,8 +155,6 @@ class Engine:
             rule = self.network.state()
             state["rule.step"] = np.array(rule["step"])
             state |= {f"rule.clock.{name}": np.array(value) for name, value in rule["clock"].items()}
-            state["rule.generator"] = _copy(rule["generator"])
-            state |= {f"rule.others.{device}": _copy(value) for device, value in rule["others"].items()}
         return state
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -156,8 +173,6 @@ class Engine:
                 {
                     "step": int(tensors["rule.step"]),
                     "clock": {name: float(value) for name, value in _below("rule.clock.", tensors).items()},
-                    "generator": tensors["rule.generator"],
-                    "others": _below("rule.others.", tensors),
                 }
             )
 
@@ -177,6 +192,20 @@ class Engine:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizers.step()
         return score
+
+    def _draws(self, seed: int, optimizer: str) -> Callable[[Tensor, str], torch.Generator]:
+        """By parameter and name, what an optimizer draws from: it follows from these, the step, and how often before
+        in this step."""
+        paths = {id(parameter): path for path, parameter in self.net.named_parameters()}
+
+        def source(parameter: Tensor, name: str) -> torch.Generator:
+            path = paths[id(parameter)]
+            draw = f"{optimizer} {path} {name}"
+            self.drawn[draw] += 1
+            key = number(seed, "optimizer", optimizer, path, name, self.step_number, self.drawn[draw])
+            return torch.Generator(parameter.device).manual_seed(key)
+
+        return source
 
     def _set_rates(self, factor: float) -> None:
         for name, one in self.optimizers.items():

@@ -118,12 +118,12 @@ class RuleLayer(PlainLayer):
         part = getattr(self.__dict__.get("network"), "roles", {}).get(self.path)
         return ", ".join(filter(None, (super().extra_repr(), part and f"part={part}")))
 
-    def follow(self, generator: torch.Generator | None = None, **facts: Any) -> Self:
+    def follow(self, generator: Any = None, **facts: Any) -> Self:
         """See `PlainLayer.follow`; then what constraints add."""
         if not hasattr(self, "bias"):  # a table of embeddings has none
             self.register_parameter("bias", None)
         super().follow(generator, **facts)
-        with torch.no_grad(), self.stored.device if generator is None else generator.device:
+        with torch.no_grad(), getattr(generator, "device", self.stored.device):
             for constraint in self.constraints:
                 constraint.start(self, generator)
         return self
@@ -257,8 +257,8 @@ class Constraint:
     def __init__(self, **parameters: float) -> None:
         self.__dict__.update(parameters)
 
-    def start(self, module: RuleLayer, generator: torch.Generator | None = None) -> None:
+    def start(self, module: RuleLayer, generator: Any = None) -> None:
         """Make what it adds to a layer."""
 
-    def draw_fresh(self, module: RuleLayer, generator: torch.Generator | None = None) -> None:
+    def draw_fresh(self, module: RuleLayer, generator: Any = None) -> None:
         """Draw what is fresh at every step."""

@@ -236,6 +236,14 @@ class NetworkState:
 
     # --- what depends on more than layers ---
 
+    def first_source(self, path: str) -> Any:
+        """What the first values of a layer are drawn from."""
+        return self.generator
+
+    def source(self, layer: PlainLayer) -> Any:
+        """What a layer draws from in this step."""
+        return self.generator_on(layer.stored.device)
+
     def become(self, module: nn.Module, kind: type[nn.Module]) -> None:
         """Make a module one of another class, in place."""
         module.__class__ = kind
@@ -273,13 +281,13 @@ class NetworkState:
     def forget_pass(self) -> None:
         """What a pass has left is stored."""
 
-    def draw(self, layer: PlainLayer, drive: Driven, generator: torch.Generator | None) -> Tensor:
+    def draw(self, layer: PlainLayer, drive: Driven, source: Any) -> Tensor:
         """An input for a phase with `drive`."""
-        return drive.draw(layer, generator)
+        return drive.draw(layer, source)
 
-    def draw_fresh(self, layer: PlainLayer, generator: torch.Generator | None) -> None:
+    def draw_fresh(self, layer: PlainLayer, source: Any) -> None:
         """Draw what is fresh at every step."""
-        layer.draw_fresh(generator)
+        layer.draw_fresh(source)
 
     # --- checkpoints ---
 
@@ -302,9 +310,9 @@ class NetworkState:
             self.tell(name, value)
         for name, value in state.get("settings", {}).items():
             self.change(name, value)
-        if self.generator is not None and state["generator"] is not None:
+        if self.generator is not None and state.get("generator") is not None:
             self.generator.set_state(state["generator"])
-        for name, random in state["others"].items():
+        for name, random in state.get("others", {}).items():
             self._generators[torch.device(name)] = torch.Generator(name)
             self._generators[torch.device(name)].set_state(random)
         self.begin_step()
@@ -447,7 +455,7 @@ def connect(
     for path, told in facts.items():
         layer: Any = net.get_submodule(path)
         network.become(layer, kinds[layer])
-        layer.follow(network.generator, network=network, path=path, classes=network.classes, **told)
+        layer.follow(network.first_source(path), network=network, path=path, classes=network.classes, **told)
         network.layers[path] = layer
     for scalar in network.clocked - {"lr"}:
         network.tell(scalar, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from ruledsl.architectures.components import (
     Pool,
     Residual,
 )
+from ruledsl.streams import first_weights
 
 ACTIVATIONS: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -66,9 +68,16 @@ class Block(nn.Module):
         return _run(self, self.after, _run(self, self.body, x) + _run(self, self.way_around, x))
 
 
-def build(architecture: Architecture) -> Network:
-    """The network, with torch's own initial weights drawn from the global generator."""
-    return Network(architecture)
+def build(architecture: Architecture, seed: int = 0) -> Network:
+    """The network, with the first W and b that follow from a seed, in every backend alike."""
+    net = Network(architecture)
+    with torch.no_grad():
+        for path, W, b in first_weights(architecture.kernels(), seed):
+            layer: Any = net.get_submodule(path)
+            layer.weight.copy_(torch.from_numpy(W))
+            if b is not None:
+                layer.bias.copy_(torch.from_numpy(b))
+    return net
 
 
 def activations(architecture: Architecture) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -136,16 +145,15 @@ def _without_state(layer: Pool | GlobalAveragePool | Pad | Flatten | Activation)
 
 
 def _add_conv(module: nn.Module, steps: list[Step], layer: Conv, shape: Shape) -> None:
-    top, bottom, left, right = layer.pads(shape)
-    even = top == bottom and left == right
-    if not even:  # nn.Conv2d pads both sides alike
+    (top, bottom, left, right), own = layer.padded(shape)
+    if any((top, bottom, left, right)):
         steps.append(partial(functional.pad, pad=(left, right, top, bottom)))
     conv = nn.Conv2d(
         shape[0],
         layer.channels,
         layer.kernel_size,
         stride=layer.stride,
-        padding=(top, left) if even else 0,
+        padding=own,
         dilation=layer.dilation,
         groups=layer.groups,
         bias=layer.bias,

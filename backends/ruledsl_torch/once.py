@@ -42,7 +42,7 @@ class OnceLayer(PlainLayer):
 
     once: ClassVar[tuple[Once, ...]] = ()
 
-    def follow(self, generator: torch.Generator | None = None, **facts: Any) -> Self:
+    def follow(self, generator: Any = None, **facts: Any) -> Self:
         """See `PlainLayer.follow`."""
         super().follow(generator, **facts)
         listen(self, add_once)

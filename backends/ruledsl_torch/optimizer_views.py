@@ -92,7 +92,8 @@ class OptimizerView(Equations):
         lines = ['state["step"] = scalar(0)'] if self.counts else []
         made = {tensor.name for tensor in self.states}
         for tensor, call in self.starts:
-            given = [self._given_to_start(name, made) for name in call.arguments]
+            source = self._source(tensor)
+            given = [source if name == "generator" else self._given_to_start(name, made) for name in call.arguments]
             value = f"{call.function}({', '.join(given)})"
             if not tensor.space:
                 value = f"scalar({value})"
@@ -102,7 +103,7 @@ class OptimizerView(Equations):
         return lines
 
     def _given_to_start(self, name: str, made: set[str]) -> str:
-        special = {"p": "p", "shape": "()", "generator": "None", "step": "0.0"}
+        special = {"p": "p", "shape": "()", "step": "0.0"}
         if name in special:
             return special[name]
         if name in CLOCK:
@@ -130,16 +131,18 @@ class OptimizerView(Equations):
         states = [name for name in self.kept if name in self.read or name not in self.numbers]
         if states:
             lines.append(f"{', '.join(states)} = {', '.join(map(self._held, states))}")
-        lines += [f"{call.result} = {self._drawn(call)}" for _, call in self.draws]
+        lines += [f"{call.result} = {self._drawn(tensor, call)}" for tensor, call in self.draws]
         lines += [f"{call.result} = {called(call)}" for call in self.terms]
         return lines + self._stored
 
-    def _drawn(self, call: Call) -> str:
-        return called(Call(call.function, self._without_generator(call), call.result))
+    def _drawn(self, tensor: Tensor, call: Call, p: str = "p") -> str:
+        given = {"shape": "()", "generator": self._source(tensor, p), "p": p}
+        return called(call, lambda name: given.get(name, name))
 
     @staticmethod
-    def _without_generator(call: Call) -> tuple[str, ...]:
-        return tuple("()" if name == "shape" else name for name in call.arguments if name != "generator")
+    def _source(tensor: Tensor, p: str = "p") -> str:
+        """What a value of a parameter is drawn from."""
+        return f'self.source({p}, "{tensor.stream}")'
 
     @property
     def _stored(self) -> list[str]:
@@ -178,9 +181,8 @@ class OptimizerView(Equations):
             if name in used:
                 alone = f'self.state[each]["{name}"] for each in p'
                 lines.append(f"{name} = [{f'{self._held(name)} for state in states' if counted else alone}]")
-        for _, call in self.draws:
-            given = ", ".join("each" if name == "p" else name for name in self._without_generator(call))
-            lines.append(f"{call.result} = [{call.function}({given}) for each in p]")
+        for tensor, call in self.draws:
+            lines.append(f"{call.result} = [{self._drawn(tensor, call, 'each')} for each in p]")
         return lines + body
 
 

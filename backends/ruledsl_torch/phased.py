@@ -16,7 +16,7 @@ from ruledsl_torch.plain import PlainLayer, Unconnected
 class PhasedLayer(PlainLayer):
     """A layer of which the phases of a rule teach different tensors."""
 
-    def follow(self, generator: torch.Generator | None = None, **facts: Any) -> Self:
+    def follow(self, generator: Any = None, **facts: Any) -> Self:
         """See `PlainLayer.follow`."""
         super().follow(generator, **facts)
         listen(self, rest)

@@ -152,7 +152,7 @@ class PlainLayer(nn.Module):
     phi: Callable[[Tensor], Tensor] | None = None
     stored: Any = property(lambda self: self.weight)  # what tells device and element type, and computes nothing
 
-    def __init__(self, *arguments: Any, generator: torch.Generator | None = None, **options: Any) -> None:
+    def __init__(self, *arguments: Any, generator: Any = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
         if not only_linear(self):
             raise ValueError("a convolution that follows a rule is padded with zeros, and alike on both sides")
@@ -198,14 +198,14 @@ class PlainLayer(nn.Module):
 
     # --- tensors ---
 
-    def follow(self, generator: torch.Generator | None = None, **facts: Any) -> Self:
+    def follow(self, generator: Any = None, **facts: Any) -> Self:
         """Make the rule's tensors; drawn where the generator is, or the weights are. `facts` become attributes."""
         self.__dict__.update(facts)  # not through nn.Module: an activation that is a module has its place already
-        with torch.no_grad(), self.stored.device if generator is None else generator.device:
+        with torch.no_grad(), getattr(generator, "device", self.stored.device):
             self.start(generator)
         return self
 
-    def start(self, generator: torch.Generator | None) -> None:
+    def start(self, generator: Any) -> None:
         """Make the rule's tensors."""
 
     def learn(self, name: str, shape: Sequence[int], value: Tensor | float) -> None:
@@ -344,7 +344,7 @@ class PlainLayer(nn.Module):
         """What happens after a step, stage by stage: the next values."""
         yield from (stage(self) for stage in self.after_step)
 
-    def draw_fresh(self, generator: torch.Generator | None) -> None:
+    def draw_fresh(self, generator: Any) -> None:
         """Draw what is fresh at every step."""
 
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ruledsl.emit.binding import Apart, Output, Pass
 from ruledsl.ir.phases import TASK, Schedule
+from ruledsl.listing import TITLES, aligned, assigned, by, in_turn, taught, unlike
 from ruledsl.program import program_of
 from ruledsl_torch.attending import AttendedNetwork
 from ruledsl_torch.layers import RuleLayer
-
-LEFT_ALONE = "left alone, as rules= says"
-"""The reason for a layer that could follow a rule, and was not to."""
-
-TITLES = ("layer", "kind", "rule", "part", "parameters", "learns")
 
 
 class Added(NamedTuple):
@@ -67,7 +62,7 @@ class Record(AttendedNetwork):
         if constraints:
             yield f"after every step: {', '.join(constraints)}"
         if self.schedule != Schedule():
-            yield f"phases: {_schedule(self.schedule)}; in step {self.step}: {', '.join(self.phases)}"
+            yield f"phases: {in_turn(self.schedule)}; in step {self.step}: {', '.join(self.phases)}"
         named = dict.fromkeys(t.optimizer for layer in self.layers.values() for t in layer.teaches or ())
         others = [name for name in named if name != TASK]
         if self.optimizers is not None:
@@ -102,47 +97,17 @@ SHORT = {"weight": "W", "bias": "b"}
 
 def unlike_in(layer: RuleLayer) -> str:
     """What of a layer does not follow the loss; empty for a rule that is linear in the errors."""
-    parts = [f"{', '.join(layer.unscaled)} does not scale with the loss"] * bool(layer.unscaled)
-    parts += [f"{', '.join(layer.batched)} does not add up over micro-batches"] * bool(layer.batched)
-    return "; ".join(parts)
+    return unlike(layer.unscaled, layer.batched)
 
 
 def learnt(layer: RuleLayer) -> Iterator[str]:
     """What changes in a layer while it learns: `W`, `B by align`, `B <-` for what has no optimizer."""
     binding = program_of(layer).binding
-    present = {name for name in ("W", "b") if getattr(layer, name) is not None}
-    for _, output in binding.taught:
-        if output.target not in ("W", "b") or output.target in present:
-            yield f"{output.target}{_by(output)}{_frozen(layer, output.target)}"
-    parts: list[Pass | Apart] = [
-        *binding.passes,
-        *(own.later for own in binding.passes),
-        *binding.driven,
-        *binding.after,
-    ]
-    assigned = (output.target for own in parts for output in own.outputs if output.kind == "assign")
-    yield from (f"{target} <-" for target in dict.fromkeys(assigned) if target not in ("W", "b") or target in present)
-
-
-def _by(output: Output) -> str:
-    return "" if output.optimizer == TASK else f" by {output.optimizer}"
+    absent = frozenset(name for name in ("W", "b") if getattr(layer, name) is None)
+    yield from (f"{each.target}{by(each)}{_frozen(layer, each.target)}" for each in taught(binding, absent))
+    yield from assigned(binding, absent)
 
 
 def _frozen(layer: RuleLayer, target: str) -> str:
     held = getattr(layer, target, None)
     return " (frozen)" if isinstance(held, nn.Parameter) and not held.requires_grad else ""
-
-
-def _schedule(schedule: Schedule) -> str:
-    first = [f"{epochs:g} epochs {', '.join(phases)}" for epochs, phases in schedule.first]
-    then = f"in turn {', '.join(schedule.alternate)}" if schedule.alternate else f"each step {', '.join(schedule.each)}"
-    return ", then ".join([*first, then])
-
-
-def aligned(rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Lines of a table, its first row the titles; columns in which nothing stands are left out."""
-    titles, *entries = rows
-    kept = [index for index, _ in enumerate(titles) if any(row[index] for row in entries)]
-    widths = [max(len(row[index]) for row in (titles, *entries)) for index in kept]
-    for row in (titles, *entries):
-        yield "  ".join(row[index].ljust(width) for index, width in zip(kept, widths, strict=True)).rstrip()

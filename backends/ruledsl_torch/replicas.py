@@ -231,7 +231,9 @@ def make_alike(network: Any, replicas: Replicas, wrapped: Any) -> None:
             wrapped.parameters_to_ignore.add(f"{names[id(layer)]}.{name}".removeprefix("."))
     if theirs:
         wrapped._assign_modules_buffers()  # which of them it broadcasts
-    if network.generator is None:
+    if network.draws is not None:
+        network.draws, network.step = replicas.told((network.draws, network.step))
+    elif network.generator is None:
         network.generator = torch.Generator().manual_seed(replicas.told(int(torch.randint(2**62, ()))))
     else:
         network.generator.set_state(replicas.told(network.generator.get_state()))
@@ -251,7 +253,7 @@ def refuse_shards(network: Any, net: nn.Module) -> None:
             f"{network.rule} does more over the batch than teach by gradients, and fully_shard has split its weights",
             "DistributedDataParallel(net) keeps them whole",
         )
-    if network.generator is None and any(layer.draws for layer in layers):
+    if network.draws is None and network.generator is None and any(layer.draws for layer in layers):
         raise UserError(
             f"{network.rule} draws at every step, and each process draws for itself",
             "convert(net, rule, seed=0), with the same seed in all of them, before fully_shard",

@@ -22,10 +22,12 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     rule      the name of the definition
     numbers   the states that are numbers
+    draws     by parameter and name, the generator of a draw; a copy has none
     """
 
     rule: ClassVar[str]
     numbers: ClassVar[tuple[str, ...]] = ()
+    draws: Callable[[Tensor, str], Any] | None = None
 
     def __init__(self, params: Any, options: Mapping[str, Any], foreach: bool | None = None) -> None:
         """`foreach` as in torch's own: all parameters at once, which is the default where all of them allow it."""
@@ -43,6 +45,10 @@ class RuleOptimizer(torch.optim.Optimizer):
     def move_together(self, p: list[Tensor], group: Mapping[str, Any]) -> None:
         """Move parameters of one type on one device, all of them at once."""
         raise NotImplementedError
+
+    def source(self, p: Tensor, name: str) -> Any:
+        """What a value of a parameter is drawn from: torch's own generator, where `draws` says nothing else."""
+        return None if self.draws is None else self.draws(p, name)
 
     def observe(self, **scalars: float) -> None:
         """Set `epoch` or `progress`, for definitions that read them."""

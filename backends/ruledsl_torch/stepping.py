@@ -36,7 +36,7 @@ class StepLayer(PhasedLayer, OnceLayer, RuleLayer):
     _strikes = 0
     _seen: tuple[int, int] | None = None
 
-    def follow(self, generator: torch.Generator | None = None, **facts: Any) -> Self:
+    def follow(self, generator: Any = None, **facts: Any) -> Self:
         """See `RuleLayer.follow`."""
         listen(self, stepped)
         super().follow(generator, **facts)

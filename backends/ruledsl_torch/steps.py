@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,7 @@ def end_step(network: NetworkState) -> None:
             for results in layer.stages():
                 store(results)
             with layer.stored.device:
-                network.draw_fresh(layer, network.generator_on(layer.stored.device))
+                network.draw_fresh(layer, network.source(layer))
         network.step += 1
         if "step" in network.clock:
             network.tell("step", network.step)
@@ -108,24 +109,23 @@ def with_inputs(network: NetworkState, phase: str) -> Iterator[tuple[PlainLayer,
     threads = min(torch.get_num_threads(), AT_ONCE)
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(waiting), threads):
-            group = [(*each, _own_generator(network, each[0])) for each in waiting[start : start + threads]]
+            group = [(*each, _own_source(network, each[0])) for each in waiting[start : start + threads]]
             parallel = all(layer.stored.device.type == "cpu" for layer, _, _ in group)
             for (layer, drive, _), x in zip(group, (pool.map if parallel else map)(_draw, group), strict=True):
                 yield layer, drive, x
 
 
-def _own_generator(network: NetworkState, layer: PlainLayer) -> torch.Generator | None:
-    device = layer.stored.device
-    if device.type != "cpu":
-        return network.generator_on(device)
-    seed = torch.randint(2**62, (), generator=network.generator_on(CPU), device=CPU)
-    return torch.Generator().manual_seed(int(seed))
+def _own_source(network: NetworkState, layer: PlainLayer) -> Any:
+    source = network.source(layer)
+    if hasattr(source, "of") or layer.stored.device.type != "cpu":
+        return source
+    return torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=source, device=CPU)))
 
 
-def _draw(work: tuple[PlainLayer, Driven, torch.Generator | None]) -> Tensor:
-    layer, drive, generator = work
+def _draw(work: tuple[PlainLayer, Driven, Any]) -> Tensor:
+    layer, drive, source = work
     if layer.input_shape is None:
         raise UserError(f"{layer.rule} drives every layer", "give convert an example= of an input batch")
     with torch.no_grad(), layer.stored.device:
-        drawn: Tensor = layer.network.draw(layer, drive, generator)
+        drawn: Tensor = layer.network.draw(layer, drive, source)
         return drawn.to(layer.stored.dtype)

@@ -219,12 +219,17 @@ class PassView:
 class Holder:
     """What has the tensors of a definition: the layer itself, or a `module` that a constraint was added to.
 
-    prefix   of the tensors' names there
+    constraint   its name, with which the names of its tensors begin there
     """
 
     binding: Binding
     name: str = "self"
-    prefix: str = ""
+    constraint: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """Of the tensors' names."""
+        return f"{self.constraint}_" if self.constraint else ""
 
     def held(self, tensor: str) -> str:
         """A tensor, as an attribute."""
@@ -256,6 +261,7 @@ class ApartView:
             "target": f"{network}.target_of(x)",
             "batch_size": "len(x)",
             "shape": f"{self.holder.name}.input_shape",
+            "generator": f'named(generator, "x", "{self.own.phase}")',
         }
         return self.holder.given(name, special)
 
@@ -418,9 +424,20 @@ class LayerView:
         spaces = ", ".join(f'"{space}"' for space in tensor.space)
         return shape_of(tensor, "(*source, *self.input_shape[1:])", f"{self.holder.name}.shape_of({spaces})")
 
+    @staticmethod
+    def each_downstream(call: Call) -> str:
+        """`source in enumerate(self.downstream.values()`, with the paths of those layers where a draw is called so."""
+        named = "generator" in call.arguments
+        return (
+            f"{'(path, source)' if named else 'source'} in enumerate(self.downstream.{'items' if named else 'values'}()"
+        )
+
     def start(self, tensor: Tensor, call: Call) -> str:
         """`init_B(shape, ...)`"""
+        names = [f'"{tensor.stream}"', *["path"] * (tensor.name in self.binding.families)]
+        names += [f'"{self.holder.constraint}"'] * bool(self.holder.constraint)
         special = {
+            "generator": f"named(generator, {', '.join(names)})",
             "shape": "shape",
             "sources": "math.prod(source)" if tensor.name in self.binding.families else "shape[0]",
             "targets": "math.prod(shape[1:])",
@@ -451,7 +468,7 @@ def shown(module: Module) -> dict[str, object]:
     if module.kind == "optimizer":
         return common | {"optimizer": optimizer_view(module)}
     if module.kind == "constraint":
-        holder = Holder(binding, "module", f"{module.rule}_")
+        holder = Holder(binding, "module", module.rule)
         after = tuple(ApartView(own, holder) for own in binding.after)
         name = names.give("class of the constraint", camel, avoid=PASTED)
         return common | {"constraint": LayerView(holder, after), "name": name, "methods": _enforcing(binding, names)}

@@ -17,6 +17,7 @@ from ruledsl.architectures.components import (
     count,
 )
 from ruledsl.errors import UserError
+from ruledsl.streams import Kernel
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,12 @@ class Architecture:
     def activations(self) -> dict[str, ActivationKind | None]:
         """For each weight layer's path, the activation that it declares: what a rule calls `phi`."""
         return {p.path: p.layer.activation for p in self.weight_layers() if isinstance(p.layer, Weighted)}
+
+    def kernels(self) -> dict[str, Kernel]:
+        """For each weight layer's path, the shape of its W, and whether it has a b."""
+        return {
+            p.path: p.layer.forward_kernel(p.input_shape) for p in self.weight_layers() if isinstance(p.layer, Weighted)
+        }
 
     def parameter_count(self) -> int:
         """How many numbers the network learns: weights, biases, gains and shifts."""

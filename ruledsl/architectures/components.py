@@ -11,6 +11,7 @@ from math import prod
 from typing import Literal
 
 from ruledsl.errors import UserError
+from ruledsl.streams import Kernel
 
 Shape = tuple[int, ...]
 ActivationKind = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid"]
@@ -43,9 +44,13 @@ class Dense:
         _expect(self.name, shape, 1, "a vector (put a Flatten before it)")
         return (self.units,)
 
+    def forward_kernel(self, shape: Shape) -> Kernel:
+        """Its forward weights, for inputs of this shape: [units, units_in]."""
+        return Kernel((self.units, shape[0]), self.bias)
+
     def parameter_count(self, shape: Shape) -> int:
         """Weights, biases, and the gain and shift of its normalisation."""
-        return shape[0] * self.units + self.bias * self.units + _norm_parameters(self.norm, self.units)
+        return self.forward_kernel(shape).count + _norm_parameters(self.norm, self.units)
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,19 @@ class Conv:
         left, right = same_padding(shape[2], self.kernel_size[1], self.stride, self.dilation)
         return top, bottom, left, right
 
+    def padded(self, shape: Shape) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+        """Those of its zeros that the image gets before it comes to the layer, and (height, width) of those that the
+        layer adds itself, on both sides alike: all of them, or none where two sides differ."""
+        top, bottom, left, right = self.pads(shape)
+        if (top, left) == (bottom, right):
+            return (0, 0, 0, 0), (top, left)
+        return (top, bottom, left, right), (0, 0)
+
+    def seen_shape(self, shape: Shape) -> Shape:
+        """What comes to the layer itself, for an input of this shape."""
+        top, bottom, left, right = self.padded(shape)[0]
+        return shape[0], top + shape[1] + bottom, left + shape[2] + right
+
     def output_shape(self, shape: Shape) -> Shape:
         """`(C_in, H, W)` -> `(channels, H', W')`."""
         _expect(self.name, shape, 3, "an image")
@@ -93,10 +111,13 @@ class Conv:
             _positions(self.name, shape, shape[2] + left + right, width, self.stride, self.dilation),
         )
 
+    def forward_kernel(self, shape: Shape) -> Kernel:
+        """Its forward weights, for inputs of this shape: [channels, C_in / groups, height, width]."""
+        return Kernel((self.channels, shape[0] // self.groups, *self.kernel_size), self.bias)
+
     def parameter_count(self, shape: Shape) -> int:
         """Weights, biases, and the gain and shift of its normalisation."""
-        weights = self.channels * (shape[0] // self.groups) * prod(self.kernel_size)
-        return weights + self.bias * self.channels + _norm_parameters(self.norm, self.channels)
+        return self.forward_kernel(shape).count + _norm_parameters(self.norm, self.channels)
 
 
 @dataclass(frozen=True)

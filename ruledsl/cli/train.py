@@ -49,4 +49,5 @@ def command(
     from ruledsl.training.progress import ProgressBar
 
     run = train(chosen, ProgressBar(Console()))
-    typer.echo(f"test error {100 * run.test_error:.2f} % after {chosen.epochs} epochs; the run is in {run.folder}")
+    if run.folder.exists():  # this process keeps it
+        typer.echo(f"test error {100 * run.test_error:.2f} % after {chosen.epochs} epochs; the run is in {run.folder}")

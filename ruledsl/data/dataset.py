@@ -44,19 +44,25 @@ class Split:
         for start in range(0, len(self), batch_size):
             yield Batch(self.images[start : start + batch_size], self.labels[start : start + batch_size])
 
-    def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch: an order that (seed, epoch) alone determines.
+    def order(self, batch_size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+        """The batches of one epoch as rows of the split, [batches, batch]: (seed, epoch) alone determines them.
 
         What does not fill the last batch waits for another epoch, so that all batches have the same size.
         """
         order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(len(self))
-        size = min(batch_size, len(self))
-        for start in range(0, len(self) - size + 1, size):
-            chosen = order[start : start + size]
-            yield Batch(self.images[chosen], self.labels[chosen])
+        batches, size = self.batches_per_epoch(batch_size), min(batch_size, len(self))
+        return order[: batches * size].reshape(batches, size)
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """The images of these rows."""
+        return Batch(self.images[rows], self.labels[rows])
+
+    def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """The batches of `order`."""
+        yield from map(self.batch, self.order(batch_size, seed, epoch))
 
     def batches_per_epoch(self, batch_size: int) -> int:
-        """How many batches `shuffled` yields."""
+        """How many batches an epoch has."""
         return len(self) // min(batch_size, len(self))
 
 

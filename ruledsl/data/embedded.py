@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ruledsl.data.dataset import Dataset, Labels, Split
 from ruledsl.errors import UserError, need
@@ -17,14 +19,25 @@ def digits(data_dir: Path | None = None) -> Dataset:
 
     Of every class, every fifth image is a test image.
     """
-    bundled = need("sklearn.datasets", "the dataset digits", "train").load_digits()
-    images = (bundled.images[:, None] / 16).astype(np.float32)
-    labels = bundled.target.astype(np.int64)
+    table = _digits_table()
+    images = (table[:, :-1].reshape(-1, 1, 8, 8) / 16).astype(np.float32)
+    labels = table[:, -1].astype(np.int64)
     test = np.zeros(len(labels), bool)
     for digit in range(10):
         test[np.flatnonzero(labels == digit)[TEST_SHARE - 1 :: TEST_SHARE]] = True
     train, rest = (Split(images[chosen], labels[chosen]) for chosen in (~test, test))
     return Dataset("digits", 10, train, rest, model="digits_lenet")
+
+
+def _digits_table() -> NDArray[np.float64]:
+    """[images, 64 pixels and the label], from scikit-learn's file: to import all of scikit-learn takes a second."""
+    found = find_spec("sklearn")
+    for folder in (found and found.submodule_search_locations) or ():
+        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if file.exists():
+            return np.loadtxt(file, delimiter=",")
+    bundled = need("sklearn.datasets", "the dataset digits", "train").load_digits()
+    return np.column_stack([bundled.data, bundled.target])
 
 
 def synthetic(

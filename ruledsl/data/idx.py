@@ -13,6 +13,7 @@ import numpy as np
 
 from ruledsl.data.dataset import Dataset, Split
 from ruledsl.errors import UserError
+from ruledsl.folders import cache_folder
 
 PUBLISHED = {
     "mnist": "the MNIST database of handwritten digits (LeCun, Cortes & Burges)",
@@ -38,7 +39,7 @@ def folders(name: str, data_dir: Path | None) -> list[Path]:
     like the dataset, then in the folder itself. MNIST and Fashion-MNIST have files of the same names; a folder that
     says it is the other one is left out.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ruledsl"
+    cache = cache_folder()
     given = os.environ.get("RULEDSL_DATA")
     roots = [data_dir] if data_dir else [Path(given), cache] if given else [cache]
     fashion = name == "fashion_mnist"

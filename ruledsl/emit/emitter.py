@@ -182,7 +182,7 @@ class _Emission:
         for name in sorted(own, key=lambda name: name.count("needs_")):
             self.names.give(name, name, avoid=target.attributes, argument=True)
             given = self.names[name]
-            self.names.reserve(f"needs_{given}", f"key_{given}", f"{given}_from")
+            self.names.reserve(f"needs_{given}", f"{given}_from")
 
         self.names.give(SUMMED, "summed", argument=True)
 
@@ -459,7 +459,9 @@ class _Emission:
             learns = learned.get(name)
             kept = "send" in readers.get(name, ()) and readers[name] <= {"send", name}
             own_decay = any(e.target == name and _pulls(e.value, name) for e in self.equations.of("grad"))
-            result.append(Tensor(self.names[name], d.kind, space, learns, kept, own_decay))  # type: ignore[arg-type]
+            given = self.names[name]
+            called = "" if given == name else name
+            result.append(Tensor(given, d.kind, space, learns, kept, own_decay, called))  # type: ignore[arg-type]
         return tuple(result)
 
 

@@ -51,6 +51,7 @@ class Tensor:
     learns  `grad`: it has a pseudo-gradient (a parameter of the layer); `assign`: `<-` stores it; None: it stays
     feedback_only  read by nothing but `send` and its own updates: a layer that sends to nobody need not learn it
     own_decay      its pseudo-gradient has a term `c * P` of its own: no optimizer decays it too
+    called         what the rule calls it, where the name in the module is another one
     """
 
     name: str
@@ -59,3 +60,9 @@ class Tensor:
     learns: Literal["grad", "assign"] | None = None
     feedback_only: bool = False
     own_decay: bool = False
+    called: str = ""
+
+    @property
+    def stream(self) -> str:
+        """The name by which its random numbers are found: that of the rule, the same in every backend."""
+        return self.called or self.name

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import lru_cache
 from pathlib import Path
 
 from lark import Lark
 
+from ruledsl.folders import cache_folder
 from ruledsl.language.builder import TreeBuilder
 from ruledsl.language.lexer import CONTEXTUAL, RuleLexer, Token
 from ruledsl.source import Span
@@ -37,7 +37,7 @@ def _cache() -> str | bool:
 
     It is made anew for another grammar, Lark or Python, or if it is damaged. False where nothing can be kept.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ruledsl")
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

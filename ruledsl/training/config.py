@@ -212,6 +212,15 @@ class Config(Section):
         default=0, description="determines weights, order of the images, dropout and all other noise"
     )
     threads: PositiveInt | None = Field(default=None, description="CPU threads; left out: the backend's choice")
+    device: str | None = Field(
+        default=None, description="what computes: cpu, gpu, cuda, tpu; left out: the best that the backend can open"
+    )
+    devices: PositiveInt | None = Field(
+        default=None, description="how many devices share a batch; left out: all that the backend can open"
+    )
+    processes: PositiveInt | None = Field(
+        default=None, description="how many processes share each batch, on one host or several; each is started alike"
+    )
     compile: bool = Field(
         default=False, description="let the backend's compiler fuse the network (slow start, faster steps)"
     )

@@ -5,7 +5,7 @@ A backend is a package that the entry-point group `ruledsl.backends` names; its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ruledsl.architectures import Architecture
-from ruledsl.data import Batch
+from ruledsl.data import Batch, Split
 from ruledsl.emit.backend import backend, named
 from ruledsl.errors import UserError
 from ruledsl.program import Program
@@ -44,12 +44,41 @@ class Diverged(Exception):
         self.where = where
 
 
+@dataclass(frozen=True)
+class Steps:
+    """A run of steps: which batches they see, and when they are. One entry for each step.
+
+    rows    the images of each batch, as rows of `split`: [steps, batch]
+    rates   what all learning rates are multiplied by
+    """
+
+    split: Split
+    rows: NDArray[np.int64]
+    rates: Sequence[float]
+    clocks: Sequence[Clock]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(self) -> Iterator[Batch]:
+        """What each step sees."""
+        return map(self.split.batch, self.rows)
+
+
 class Engine(Protocol):
     """One network, one rule and its optimizers, on one backend.
 
     Everything that it computes follows from the arguments of `init` and the sequence of calls after it: two engines
     that got the same calls, with the same number of threads, have bit-identical states.
+
+    notes            after `init`, what the user should know of how it computes
+    faster_together  after `init`, whether many engines like this one are faster as a population
+    leads            after `init`, whether this process keeps what comes of the run: of several that share it, one does
     """
+
+    notes: Sequence[str]
+    leads: bool
+    faster_together: bool
 
     def init(
         self,
@@ -64,8 +93,8 @@ class Engine(Protocol):
 
         rule     what teaches the weight layers; None: the backend's own backpropagation
         output   what teaches the weight layers at the network's output, where it is another one
-        config   `optimizer`, `optimizers`, `seed`, `threads`, `compile`, the size of a batch and the parameters that
-                 change concern the engine
+        config   `optimizer`, `optimizers`, `seed`, `threads`, `device`, `devices`, `processes`, `compile`, the size of
+                 a batch and the parameters that change concern the engine
         constraints  what holds after each step, in this order
         layers   by patterns of the layers' names, as in `ruledsl.choices`, what teaches these layers; None: the
                  backend's own backpropagation
@@ -73,14 +102,15 @@ class Engine(Protocol):
         Raises UserError where the network and the rule do not fit.
         """
 
-    def step(self, batch: Batch, rates: float, clock: Clock) -> Score | None:
-        """One step: all its phases, `after step` and the constraints; `rates` multiplies every optimizer's rate.
+    def steps(self, run: Steps) -> Iterator[Score | None]:
+        """Steps, each with all its phases, `after step` and the constraints; the engine may take many at once.
 
-        The score is that of the batch in the last phase that sees it, before the network learnt from it there; None in
-        a step whose phases don't see the batch. Raises Diverged, with nothing learnt from this batch in that phase.
+        The score of a step is that of its batch in the last phase that sees it, before the network learnt from it
+        there; None in a step whose phases don't see the batch. Raises Diverged after the scores of the steps before it,
+        with nothing learnt from the batch in the phase where it happened.
         """
 
-    def evaluate(self, batches: Iterable[Batch]) -> Score:
+    def evaluate(self, split: Split, batch_size: int) -> Score:
         """The score of the network as it is used (no dropout, running averages); nothing is learnt. Raises Diverged."""
 
     def probe(self) -> dict[str, float]:
@@ -89,11 +119,26 @@ class Engine(Protocol):
         Not for the first weight layer, which sends to nobody.
         """
 
+    def together(self, others: Sequence[Any]) -> Population | None:
+        """This engine and others of its class as a population; None where they differ in more than numbers: seeds,
+        learning rates, parameters of rules.
+        """
+
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything that determines what comes next, by name. Names of weights begin with `network.`."""
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from where `state` was taken, in an engine that got the same `init`."""
+
+
+class Population(Protocol):
+    """Engines that take their steps at the same time. What each of them computes is what it would compute alone."""
+
+    def steps(self, runs: Sequence[Steps]) -> Iterator[Sequence[Score | Diverged | None]]:
+        """As `Engine.steps`, a run for each engine, all of one length: of each step, what came of it in each engine.
+
+        An engine that has diverged learns nothing from then on. When the runs are over, the engines are where they are.
+        """
 
 
 def decaying_by_themselves(program: Program) -> frozenset[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ruledsl.data import Dataset
 from ruledsl.program import Schedule
 from ruledsl.training.config import Config
-from ruledsl.training.engine import Engine, Score
+from ruledsl.training.engine import Engine, Score, Steps
 from ruledsl.training.schedule import Clock, first_epochs, rate_factor
 
 
@@ -91,31 +91,32 @@ def run(engine: Engine, dataset: Dataset, config: Config, schedule: Schedule, li
 
     The score of a step is that of the last of its phases that sees the batch; a mirror phase does not.
     """
-    per_epoch = dataset.train.batches_per_epoch(config.data.batch_size)
-    yield _evaluated(engine, dataset, config, 0, None, 0.0, 1.0)
-    rate = 1.0
+    yield evaluated(engine, dataset, config, 0, None, 0.0, 1.0)
     for epoch in range(config.epochs):
         total = Total()
         start = time.perf_counter()
-        for index, batch in enumerate(dataset.train.shuffled(config.data.batch_size, config.seed, epoch)):
-            clock = Clock(epoch * per_epoch + index, per_epoch, config.epochs)
-            rate = _rate(config, schedule, clock)
-            score = engine.step(batch, rate, clock)
+        steps = steps_of(dataset, config, schedule, epoch)
+        for clock, score in zip(steps.clocks, engine.steps(steps), strict=True):
             if score is not None:
                 total.add(score)
             listener.step(clock, score)
         seconds = time.perf_counter() - start
-        yield _evaluated(engine, dataset, config, epoch + 1, total.score(), seconds, rate)
+        yield evaluated(engine, dataset, config, epoch + 1, total.score(), seconds, steps.rates[-1])
 
 
-def _rate(config: Config, schedule: Schedule, clock: Clock) -> float:
-    return rate_factor(config.schedule, clock, first_epochs(schedule))
+def steps_of(dataset: Dataset, config: Config, schedule: Schedule, epoch: int) -> Steps:
+    """The steps of an epoch."""
+    rows = dataset.train.order(config.data.batch_size, config.seed, epoch)
+    clocks = [Clock(epoch * len(rows) + index, len(rows), config.epochs) for index in range(len(rows))]
+    rates = [rate_factor(config.schedule, clock, first_epochs(schedule)) for clock in clocks]
+    return Steps(dataset.train, rows, rates, clocks)
 
 
-def _evaluated(
+def evaluated(
     engine: Engine, dataset: Dataset, config: Config, epoch: int, train: Score | None, seconds: float, rate: float
 ) -> Epoch:
-    test = engine.evaluate(dataset.test.in_order(config.data.test_batch_size))
+    """The record of an epoch whose steps are done. Raises Diverged."""
+    test = engine.evaluate(dataset.test, config.data.test_batch_size)
     every = config.probe_every
     probes = engine.probe() if every and (epoch % every == 0 or epoch == config.epochs) else {}
     return Epoch(epoch, train, test, seconds, rate, probes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,6 +33,14 @@ def read_config(path: Path | None = None, settings: Iterable[str] = (), **flags:
     return make_config(values)
 
 
+def changed(config: Config, fields: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
+    """A configuration with other fields, then with values by their paths. Raises UserError that names the field."""
+    values = config.model_dump(exclude_unset=True) | dict(fields)
+    for path, value in settings.items():
+        _merge(values, _nested(_names(path), value))
+    return make_config(values)
+
+
 def make_config(values: Mapping[str, Any]) -> Config:
     """A configuration from nested mappings. Raises UserError that names the field."""
     try:
@@ -52,10 +60,13 @@ def parse_setting(setting: str) -> dict[str, Any]:
         value = tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    values = {names[-1]: value}
-    for name in reversed(names[:-1]):
-        values = {name: values}
-    return values
+    return _nested(names, value)
+
+
+def _nested(names: Sequence[str], value: Any) -> dict[str, Any]:
+    for name in reversed(names):
+        value = {name: value}
+    return value  # type: ignore[no-any-return]
 
 
 def _names(path: str) -> list[str]:

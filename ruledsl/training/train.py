@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ruledsl import architectures, data
 from ruledsl.architectures import Architecture
@@ -101,6 +103,11 @@ class Prepared:
         return replace(self, config=self.config.model_copy(update={"out": folder}))
 
     @property
+    def notes(self) -> list[str]:
+        """What the user should know of it."""
+        return [*_notes(self), *self.engine.notes]
+
+    @property
     def title(self) -> str:
         """Rule, network and dataset."""
         rule = self.rule.name if self.rule else "autograd"
@@ -118,9 +125,9 @@ def train(config: Config, listener: Listener | None = None) -> Run:
 
 def prepare(config: Config) -> Prepared:
     """Find, check and build everything. Raises like `train`."""
-    rule = load_rule(config.rule, config.first_parameters)
+    rule, program = load_compiled(config.rule, config.first_parameters, config.backend)
     output = load_rule(config.output, {}) if config.output else None
-    programs = rule.compile(config.backend), output.compile(config.backend) if output else None
+    programs = program, output.compile(config.backend) if output else None
     return prepare_with(config, rule, output, programs, layers=load_layers(config))
 
 
@@ -152,41 +159,70 @@ def prepare_with(
 
 def start(prepared: Prepared, listener: Listener) -> Run:
     """Train what was prepared, into a new folder. Raises UserError, Interrupted, TrainingDiverged."""
-    config, engine = prepared.config, prepared.engine
-    folder = RunFolder.create(config.out or Path("runs") / _folder_name(prepared))
-    result = Run(config.model_copy(update={"out": folder.path}), folder.path)
-    _describe(folder, prepared, result.config)
-    events = _events(folder) if config.tensorboard else None
-    listener.begin(prepared.title, config.epochs, prepared.dataset.train.batches_per_epoch(config.data.batch_size))
-    for note in _notes(prepared):
-        listener.note(note)
-    try:
-        for epoch in run(engine, prepared.dataset, config, prepared.schedule, listener):
-            result.epochs.append(epoch)
-            record = epoch.record()
-            folder.add_metrics(record)
-            folder.write_weights(weights(engine.state()))
-            if events:
-                for name, value in record.items():
-                    if value is not None and name != "epoch":
-                        events.add_scalar(name, value, epoch.epoch)
-            listener.epoch(epoch)
-    except KeyboardInterrupt:
-        result.status = "interrupted"
-        raise Interrupted(
-            f"interrupted in epoch {len(result.epochs)} of {config.epochs}",
-            f"what was finished before it is in {folder.path}",
-            result,
-        ) from None
-    except Diverged as diverged:
-        result.status = "diverged"
-        raise _explained(diverged, result) from None
-    finally:
-        listener.end()
-        if events:
-            events.close()
-        folder.write_json("summary.json", result.summary())
-    return result
+    with Recording(prepared, listener) as record:
+        for epoch in run(prepared.engine, prepared.dataset, prepared.config, prepared.schedule, listener):
+            record.add(epoch)
+    return record.result
+
+
+class Recording:
+    """A run on its way into its folder, as a context: what ends it early is raised as Interrupted, TrainingDiverged.
+
+    Of several processes that share a run, one keeps its folder and says what there is to say.
+    """
+
+    def __init__(self, prepared: Prepared, listener: Listener) -> None:
+        self.prepared, self.leads = prepared, prepared.engine.leads
+        self.listener = listener if self.leads else Listener()
+        where = prepared.config.out or Path("runs") / _folder_name(prepared)
+        self.folder = RunFolder.create(where if self.leads else Path(mkdtemp()) / "run")
+        self.result = Run(prepared.config.model_copy(update={"out": self.folder.path}), self.folder.path)
+
+    def __enter__(self) -> Self:
+        prepared, config = self.prepared, self.prepared.config
+        _describe(self.folder, prepared, self.result.config)
+        self.events = _events(self.folder) if config.tensorboard else None
+        per_epoch = prepared.dataset.train.batches_per_epoch(config.data.batch_size)
+        self.listener.begin(prepared.title, config.epochs, per_epoch)
+        for note in prepared.notes:
+            self.listener.note(note)
+        return self
+
+    def add(self, epoch: Epoch) -> None:
+        """An epoch is done."""
+        self.result.epochs.append(epoch)
+        record = epoch.record()
+        self.folder.add_metrics(record)
+        self.folder.write_weights(weights(self.prepared.engine.state()))
+        for name, value in record.items():
+            if self.events and value is not None and name != "epoch":
+                self.events.add_scalar(name, value, epoch.epoch)
+        self.listener.epoch(epoch)
+
+    def diverged(self, error: Diverged) -> TrainingDiverged:
+        """The run has come to its end in this way."""
+        self.result.status = "diverged"
+        return _explained(error, self.result)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        raised: Stopped | None = None
+        if isinstance(error, Diverged):
+            raised = self.diverged(error)
+        if isinstance(error, KeyboardInterrupt | Interrupted) and self.result.status == "finished":
+            self.result.status = "interrupted"
+            raised = Interrupted(
+                f"interrupted in epoch {len(self.result.epochs)} of {self.result.config.epochs}",
+                f"what was finished before it is in {self.result.folder}",
+                self.result,
+            )
+        self.listener.end()
+        if self.events:
+            self.events.close()
+        self.folder.write_json("summary.json", self.result.summary())
+        if not self.leads:
+            rmtree(self.folder.path.parent)
+        if raised:
+            raise raised from None
 
 
 def load_dataset(config: Config) -> Dataset:
@@ -194,6 +230,15 @@ def load_dataset(config: Config) -> Dataset:
     dataset = data.load(config.data.name, config.data.folder, **config.data.options)
     dataset = dataset.limited(config.data.train_images, config.data.test_images)
     return dataset.standardized() if config.data.standardize else dataset
+
+
+def load_compiled(name: str, parameters: Mapping[str, float | bool], backend: str) -> tuple[Rule, Program]:
+    """A rule with parameters, and the program of it that all values of those have in common which are not static."""
+    rule = load_rule(name, parameters)
+    known = rule.compile(backend).parameters
+    static = {key: value for key, value in parameters.items() if key not in known}
+    program = load_rule(name, static).compile(backend)
+    return rule, replace(program, parameters={**program.parameters, **{key: rule.parameters[key] for key in known}})
 
 
 def load_rule(name: str, parameters: Mapping[str, float | bool]) -> Rule:
@@ -292,8 +337,9 @@ def _describe(folder: RunFolder, prepared: Prepared, config: Config) -> None:
     folder.write_text("config.toml", to_toml(config))
     folder.write_json("environment.json", environment(backend(config.backend).packages))
     for rule, program in zip((prepared.rule, prepared.output), prepared.programs, strict=True):
-        if program is not None:
-            folder.write_text(f"{program.rule}_{program.backend}.py", program.source)
+        if program is not None:  # with the values of this run
+            source = rule.compile(program.backend).source if rule else program.source
+            folder.write_text(f"{program.rule}_{program.backend}.py", source)
         if rule is not None:
             prefix = "" if rule is prepared.rule else "output_"
             folder.write_text(f"{prefix}{rule.name}.rule", rule.text)

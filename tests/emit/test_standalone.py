@@ -93,14 +93,14 @@ def without_docstring(node: ast.AST) -> list[ast.stmt]:
 
 def test_feedback_alignment_is_a_file_that_one_reads_in_minutes() -> None:
     source = ruledsl.load("feedback_alignment").compile("torch", standalone=True).source
-    assert source.count("\n") < 335
+    assert source.count("\n") < 345
     assert "net = nn.Sequential(Linear(784, 256)" in "".join(source.splitlines(keepends=True)[:25])
     assert "ruledsl_torch" not in source and "import ruledsl" not in source
 
 
 @pytest.mark.parametrize(
     ("name", "lines"),
-    [("kolen_pollack", 600), ("drtp", 1115), ("direct_feedback_alignment", 1115), ("weight_mirror", 1310)],
+    [("kolen_pollack", 610), ("drtp", 1135), ("direct_feedback_alignment", 1135), ("weight_mirror", 1330)],
 )
 def test_no_file_grows_by_what_only_the_package_needs(name: str, lines: int, files: Path) -> None:
     assert (files / f"{name}.py").read_text().count("\n") < lines

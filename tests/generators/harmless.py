@@ -35,7 +35,8 @@ _FIELDS = (ast.ClassDef, ast.Expr, ast.Constant, ast.AnnAssign, ast.Name, ast.Lo
 _TYPES = (ast.Name, ast.Load, ast.Attribute, ast.Subscript, ast.Tuple, ast.BinOp, ast.BitOr, ast.Constant)
 
 _BUILTINS = {"abs", "float", "len", "max", "min", "sum", "zip"}
-_OUR_MATHEMATICS = {"tensordot", "joint", "joint_norm", "joint_size", "joint_std"}
+_DRAWS = {"normal", "orthogonal", "signs", "uniform"}
+_OUR_MATHEMATICS = {"tensordot", "joint", "joint_norm", "joint_size", "joint_std", *_DRAWS, *(f"{d}_" for d in _DRAWS)}
 _BUILTINS_IN_FRAMES = _BUILTINS | {"ValueError", "bool", "callable", "enumerate", "int", "tuple"}
 _BUILTINS_IN_CLASSES = _BUILTINS | {"enumerate", "getattr", "staticmethod", "super", "tuple"}
 

@@ -30,6 +30,7 @@ from ruledsl.verification.cases import BATCH, random_values, reference_layer
 from ruledsl.verification.executor import reference_results
 from ruledsl_jax import layouts, linear
 from ruledsl_jax.executor import linear_map, tensor_from_jax, tensor_to_jax
+from ruledsl_jax.randomness import named
 
 MODULES = {
     "feedback_alignment": feedback_alignment,
@@ -130,7 +131,7 @@ def test_the_mirror_phase_is_what_the_rule_says(dtype: str, geometry: Geometry) 
     with jax.enable_x64(dtype == "float64"):
         at, key = OnOneLayer("weight_mirror", geometry, dtype), jax.random.key(3)
         params, state = weight_mirror.Params(at.tensor("W"), at.tensor("b")), weight_mirror.State(at.tensor("B"))
-        x = weight_mirror.drive_x_mirror((BATCH, *at.layer.pre_shape), key)
+        x = weight_mirror.drive_x_mirror((BATCH, *at.layer.pre_shape), named(key, "x", "mirror"))
         said = at.results("mirror", x=layouts.activity_from_jax(np.asarray(x, "float64")), eta_B=0.3, decay_B=0.2)
         after = jax.jit(
             lambda eta_B: weight_mirror.mirror(at.layer, params, state, key, BATCH, eta_B=eta_B, decay_B=0.2)

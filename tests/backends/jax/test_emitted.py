@@ -26,6 +26,7 @@ from ruledsl.verification.cases import BATCH, CLASSES, random_values, reference_
 from ruledsl.verification.executor import python_names, reference_results, renamed
 from ruledsl_jax import layouts, linear
 from ruledsl_jax.executor import arguments_of, linear_map, tensor_from_jax
+from ruledsl_jax.randomness import named
 from ruledsl_jax.views import Facts
 
 TESTS = Path(__file__).parents[2]
@@ -188,13 +189,15 @@ def follow(at: OnOneLayer, own: Any) -> None:
     later = {output for output in said if output.startswith("next ")} - found.keys()
     at.check(found, {output: value for output, value in said.items() if output not in later})
 
-    advance = getattr(module, f"advance{suffix}", None)
+    names = [f"advance_{own.phase}", *(["advance"] if own.phase == TASK else [])]
     after = [stage.phase for stage in at.program.binding.after] if own.phase == TASK else []
-    if advance is None:
-        assert not later and not after
-        return
+    stored = [getattr(module, each) for each in names if hasattr(module, each)]
+    assert stored or not (later or after)
     fresh = {tensor.name for tensor, _ in at.program.binding.draws}
-    params, state = advance(**at.told(advance, changes=to_state, beside=to_beside, key=jax.random.key(0)))
+    params, state = at.params, at.state
+    for advance in stored:
+        known = {"params": params, "state": state, "changes": to_state, "beside": to_beside, "key": jax.random.key(0)}
+        params, state = advance(**at.told(advance, **known))
     values, back = dict(at.reference), {python: name for name, python in at.names.items()}
     for stage in ("", *after):
         results = said if not stage else at.said(stage, **values)
@@ -228,7 +231,8 @@ def test_phases_are_what_the_rule_says(name: str, geometry: Geometry) -> None:
             drive = getattr(own, "drive", None)
             if drive is not None:
                 draw = getattr(at.module, drive.function)
-                x = draw(**at.told(draw, shape=(BATCH, *at.values["layer"].pre_shape), key=key))
+                own_key = named(key, "x", own.phase)
+                x = draw(**at.told(draw, shape=(BATCH, *at.values["layer"].pre_shape), key=own_key))
                 u = at.values["layer"].apply(at.values["W"], x, at.values["b"])
                 changed = {"x": at.native("x", x), "u": at.native("x", u), "y": np.tanh(at.native("x", u))}
             result = jax.jit(lambda key, f=function: f(**at.told(f, key=key, batch_size=BATCH)))(key)

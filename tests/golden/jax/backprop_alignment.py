@@ -36,11 +36,12 @@ from jax.typing import ArrayLike
 
 from ruledsl_jax.linear import Linear, forward_weights
 from ruledsl_jax.mesh import vary_alike
+from ruledsl_jax.randomness import Key, named, normal
 
 
 def init_V(shape, key, fan_in):
     """The first value of V: normal(0, sqrt(1 / fan_in))."""
-    return math.sqrt(1 / fan_in) * jax.random.normal(key, shape)
+    return math.sqrt(1 / fan_in) * normal(key, shape)
 
 
 def send(layer, W, delta):
@@ -90,14 +91,11 @@ class State(NamedTuple):
     V: Array
 
 
-def init(
-    layer: Linear, key: Array, *, W: Array | None = None, b: Array | None = None
-) -> tuple[Params, State]:
+def init(layer: Linear, key: Key, *, W: Array | None = None, b: Array | None = None) -> tuple[Params, State]:
     """First values, for the W and b of a network that exists, or with new ones."""
-    key_W, key_V = jax.random.split(key)
     if W is None:
-        W, b = forward_weights(layer, key_W)
-    V = init_V(layer.kernel_shape, key_V, layer.fan_in).astype(W.dtype)
+        W, b = forward_weights(layer, named(key, "W"))
+    V = init_V(layer.kernel_shape, named(key, "V"), layer.fan_in).astype(W.dtype)
     return Params(W, b), State(V)
 
 

@@ -39,11 +39,12 @@ from jax.typing import ArrayLike
 
 from ruledsl_jax.linear import Linear, forward_weights
 from ruledsl_jax.mesh import vary_alike
+from ruledsl_jax.randomness import Key, named, normal
 
 
 def draw_N(shape, key):
     """The value of N in this step: normal(0, 1)."""
-    return jax.random.normal(key, shape)
+    return normal(key, shape)
 
 
 def send(layer, W, delta):
@@ -94,14 +95,11 @@ class State(NamedTuple):
     N: Array
 
 
-def init(
-    layer: Linear, key: Array, *, W: Array | None = None, b: Array | None = None
-) -> tuple[Params, State]:
+def init(layer: Linear, key: Key, *, W: Array | None = None, b: Array | None = None) -> tuple[Params, State]:
     """First values, for the W and b of a network that exists, or with new ones."""
-    key_W, key_N = jax.random.split(key)
     if W is None:
-        W, b = forward_weights(layer, key_W)
-    N = draw_N(layer.kernel_shape, key_N).astype(W.dtype)
+        W, b = forward_weights(layer, named(key, "W"))
+    N = draw_N(layer.kernel_shape, named(key, "N")).astype(W.dtype)
     return Params(W, b), State(N)
 
 
@@ -113,7 +111,7 @@ def apply(layer: Linear, params: Params, state: State, x: Array, *, scale: Array
     return affine(layer, *vary_alike(W, b, state.N, x, scale))
 
 
-def advance(layer: Linear, params: Params, state: State, key: Array) -> tuple[Params, State]:
+def advance(layer: Linear, params: Params, state: State, key: Key) -> tuple[Params, State]:
     """Between two steps: N drawn anew."""
-    state = state._replace(N=draw_N(state.N.shape, key).astype(state.N.dtype))
+    state = state._replace(N=draw_N(state.N.shape, named(key, "N")).astype(state.N.dtype))
     return params, state

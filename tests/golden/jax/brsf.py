@@ -36,11 +36,12 @@ from jax import Array
 
 from ruledsl_jax.linear import Linear, forward_weights
 from ruledsl_jax.mesh import vary_alike
+from ruledsl_jax.randomness import Key, named, uniform
 
 
 def draw_M(shape, key):
     """The value of M in this step: uniform(0, 1)."""
-    return jax.random.uniform(key, shape, minval=0.0, maxval=1.0)
+    return uniform(key, 0.0, 1.0, shape)
 
 
 def send(layer, W, M, delta):
@@ -91,16 +92,15 @@ class State(NamedTuple):
 
 
 def init(
-    layer: Linear, key: Array, *, W: Array | None = None, b: Array | None = None, sends: bool = True
+    layer: Linear, key: Key, *, W: Array | None = None, b: Array | None = None, sends: bool = True
 ) -> tuple[Params, State]:
     """First values, for the W and b of a network that exists, or with new ones.
 
     sends  False for a layer whose input has no derivative that anybody needs: it is zero there
     """
-    key_W, key_M = jax.random.split(key)
     if W is None:
-        W, b = forward_weights(layer, key_W)
-    M = draw_M(layer.kernel_shape, key_M).astype(W.dtype) if sends else None
+        W, b = forward_weights(layer, named(key, "W"))
+    M = draw_M(layer.kernel_shape, named(key, "M")).astype(W.dtype) if sends else None
     return Params(W, b), State(M)
 
 
@@ -112,7 +112,9 @@ def apply(layer: Linear, params: Params, state: State, x: Array) -> Array:
     return affine(layer, *vary_alike(W, b, state.M, x))
 
 
-def advance(layer: Linear, params: Params, state: State, key: Array) -> tuple[Params, State]:
+def advance(layer: Linear, params: Params, state: State, key: Key) -> tuple[Params, State]:
     """Between two steps: M drawn anew."""
-    state = state._replace(M=None if state.M is None else draw_M(state.M.shape, key).astype(state.M.dtype))
+    state = state._replace(
+        M=None if state.M is None else draw_M(state.M.shape, named(key, "M")).astype(state.M.dtype),
+    )
     return params, state

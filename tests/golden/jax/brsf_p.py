@@ -39,16 +39,17 @@ from jax.typing import ArrayLike
 
 from ruledsl_jax.linear import Linear, forward_weights
 from ruledsl_jax.mesh import vary_alike
+from ruledsl_jax.randomness import Key, named, signs, uniform
 
 
 def draw_M(shape, key):
     """The value of M in this step: uniform(0, 1)."""
-    return jax.random.uniform(key, shape, minval=0.0, maxval=1.0)
+    return uniform(key, 0.0, 1.0, shape)
 
 
 def draw_S(shape, key, p=0.5):
     """The value of S in this step: signs(p)."""
-    return jnp.where(jax.random.bernoulli(key, p, shape), -1.0, 1.0)
+    return signs(key, p, shape)
 
 
 def send(layer, W, M, S, delta):
@@ -101,7 +102,7 @@ class State(NamedTuple):
 
 def init(
     layer: Linear,
-    key: Array,
+    key: Key,
     *,
     W: Array | None = None,
     b: Array | None = None,
@@ -112,11 +113,10 @@ def init(
 
     sends  False for a layer whose input has no derivative that anybody needs: it is zero there
     """
-    key_W, key_M, key_S = jax.random.split(key, 3)
     if W is None:
-        W, b = forward_weights(layer, key_W)
-    M = draw_M(layer.kernel_shape, key_M).astype(W.dtype) if sends else None
-    S = draw_S(layer.kernel_shape, key_S, p).astype(W.dtype) if sends else None
+        W, b = forward_weights(layer, named(key, "W"))
+    M = draw_M(layer.kernel_shape, named(key, "M")).astype(W.dtype) if sends else None
+    S = draw_S(layer.kernel_shape, named(key, "S"), p).astype(W.dtype) if sends else None
     return Params(W, b), State(M, S)
 
 
@@ -129,12 +129,11 @@ def apply(layer: Linear, params: Params, state: State, x: Array) -> Array:
 
 
 def advance(
-    layer: Linear, params: Params, state: State, key: Array, *, p: ArrayLike = 0.5
+    layer: Linear, params: Params, state: State, key: Key, *, p: ArrayLike = 0.5
 ) -> tuple[Params, State]:
     """Between two steps: M and S drawn anew."""
-    key_M, key_S = jax.random.split(key, 2)
     state = state._replace(
-        M=None if state.M is None else draw_M(state.M.shape, key_M).astype(state.M.dtype),
-        S=None if state.S is None else draw_S(state.S.shape, key_S, p).astype(state.S.dtype),
+        M=None if state.M is None else draw_M(state.M.shape, named(key, "M")).astype(state.M.dtype),
+        S=None if state.S is None else draw_S(state.S.shape, named(key, "S"), p).astype(state.S.dtype),
     )
     return params, state

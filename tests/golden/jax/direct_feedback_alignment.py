@@ -35,11 +35,12 @@ from jax import Array
 
 from ruledsl_jax.linear import Linear, forward_weights
 from ruledsl_jax.mesh import vary_alike
+from ruledsl_jax.randomness import Key, named, normal
 
 
 def init_B(shape, key, sources):
     """The first value of B: normal(0, sqrt(2 / sources))."""
-    return math.sqrt(2 / sources) * jax.random.normal(key, shape)
+    return math.sqrt(2 / sources) * normal(key, shape)
 
 
 def send(B, e):
@@ -95,7 +96,7 @@ class State(NamedTuple):
 
 def init(
     layer: Linear,
-    key: Array,
+    key: Key,
     *,
     classes: int,
     W: Array | None = None,
@@ -106,10 +107,9 @@ def init(
 
     sends  False for a layer whose input has no derivative that anybody needs: it is zero there
     """
-    key_W, key_B = jax.random.split(key)
     if W is None:
-        W, b = forward_weights(layer, key_W)
-    B = init_B((classes, *layer.pre_shape), key_B, classes).astype(W.dtype) if sends else None
+        W, b = forward_weights(layer, named(key, "W"))
+    B = init_B((classes, *layer.pre_shape), named(key, "B"), classes).astype(W.dtype) if sends else None
     return Params(W, b), State(B)
 
 

@@ -39,16 +39,17 @@ from jax.typing import ArrayLike
 
 from ruledsl_jax.linear import Linear, forward_weights
 from ruledsl_jax.mesh import vary_alike
+from ruledsl_jax.randomness import Key, named, normal
 
 
 def init_M(shape, key, sources):
     """The first value of M: normal(0, sqrt(2 / sources))."""
-    return math.sqrt(2 / sources) * jax.random.normal(key, shape)
+    return math.sqrt(2 / sources) * normal(key, shape)
 
 
 def init_C(shape, key, sources):
     """The first value of C: normal(0, sqrt(2 / sources))."""
-    return math.sqrt(2 / sources) * jax.random.normal(key, shape)
+    return math.sqrt(2 / sources) * normal(key, shape)
 
 
 def send(M, C, e):
@@ -117,7 +118,7 @@ class State(NamedTuple):
 
 def init(
     layer: Linear,
-    key: Array,
+    key: Key,
     *,
     classes: int,
     W: Array | None = None,
@@ -128,11 +129,10 @@ def init(
 
     sends  False for a layer whose input has no derivative that anybody needs: it is zero there
     """
-    key_W, key_M, key_C = jax.random.split(key, 3)
     if W is None:
-        W, b = forward_weights(layer, key_W)
-    M = init_M((classes, *layer.pre_shape), key_M, classes).astype(W.dtype) if sends else None
-    C = init_C((classes, *layer.pre_shape), key_C, classes).astype(W.dtype) if sends else None
+        W, b = forward_weights(layer, named(key, "W"))
+    M = init_M((classes, *layer.pre_shape), named(key, "M"), classes).astype(W.dtype) if sends else None
+    C = init_C((classes, *layer.pre_shape), named(key, "C"), classes).astype(W.dtype) if sends else None
     return Params(W, b, C), State(M)
 
 

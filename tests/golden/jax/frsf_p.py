@@ -35,16 +35,17 @@ from jax.typing import ArrayLike
 
 from ruledsl_jax.linear import Linear, forward_weights
 from ruledsl_jax.mesh import vary_alike
+from ruledsl_jax.randomness import Key, named, signs, uniform
 
 
 def init_M(shape, key):
     """The first value of M: uniform(0, 1)."""
-    return jax.random.uniform(key, shape, minval=0.0, maxval=1.0)
+    return uniform(key, 0.0, 1.0, shape)
 
 
 def init_S(shape, key, p=0.5):
     """The first value of S: signs(p)."""
-    return jnp.where(jax.random.bernoulli(key, p, shape), -1.0, 1.0)
+    return signs(key, p, shape)
 
 
 def send(layer, W, M, S, delta):
@@ -97,7 +98,7 @@ class State(NamedTuple):
 
 def init(
     layer: Linear,
-    key: Array,
+    key: Key,
     *,
     W: Array | None = None,
     b: Array | None = None,
@@ -108,11 +109,10 @@ def init(
 
     sends  False for a layer whose input has no derivative that anybody needs: it is zero there
     """
-    key_W, key_M, key_S = jax.random.split(key, 3)
     if W is None:
-        W, b = forward_weights(layer, key_W)
-    M = init_M(layer.kernel_shape, key_M).astype(W.dtype) if sends else None
-    S = init_S(layer.kernel_shape, key_S, p).astype(W.dtype) if sends else None
+        W, b = forward_weights(layer, named(key, "W"))
+    M = init_M(layer.kernel_shape, named(key, "M")).astype(W.dtype) if sends else None
+    S = init_S(layer.kernel_shape, named(key, "S"), p).astype(W.dtype) if sends else None
     return Params(W, b), State(M, S)
 
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ruledsl_jax.randomness import key_of, keys_like
+from ruledsl_jax.randomness import key_of, keys_like, named, normal
 
 
 def init_v(p):
@@ -35,7 +35,7 @@ def compute_t(p, v, g, momentum=0, weight_decay=0):
 
 def draw_n(key, p):
     """The value of n in this step: normal(0, 1)."""
-    return jax.random.normal(key, p.shape, p.dtype)
+    return normal(key, p.shape, p.dtype)
 
 
 def next_v(t):
@@ -74,7 +74,7 @@ def noisy_sgd(learning_rate, momentum=0.0, weight_decay=0.0, sigma=0.001, *, key
         step, key, v = state
         key, own = jax.random.split(key)
         lr = learning_rate(step) if callable(learning_rate) else learning_rate
-        n = jax.tree.map(draw_n, keys_like(own, params), params)
+        n = jax.tree.map(draw_n, keys_like(named(own, "n"), params), params)
         t = jax.tree.map(lambda p, v, g: compute_t(p, v, g, momentum, weight_decay), params, v, updates)
         # next_p adds to p, and reads it nowhere else: at p = 0 it is the update, free of the rounding of p
         change = jax.tree.map(lambda p, n, t: next_p(0.0, n, t, lr, sigma).astype(p.dtype), params, n, t)

@@ -32,6 +32,7 @@ from jax import Array
 
 from ruledsl_jax.linear import Linear, forward_weights
 from ruledsl_jax.mesh import vary_alike
+from ruledsl_jax.randomness import Key, named
 
 
 def send(x):
@@ -80,13 +81,10 @@ class State(NamedTuple):
     """What else belongs to the rule: nothing."""
 
 
-def init(
-    layer: Linear, key: Array, *, W: Array | None = None, b: Array | None = None
-) -> tuple[Params, State]:
+def init(layer: Linear, key: Key, *, W: Array | None = None, b: Array | None = None) -> tuple[Params, State]:
     """First values, for the W and b of a network that exists, or with new ones."""
-    (key_W,) = jax.random.split(key, 1)
     if W is None:
-        W, b = forward_weights(layer, key_W)
+        W, b = forward_weights(layer, named(key, "W"))
     return Params(W, b), State()
 
 

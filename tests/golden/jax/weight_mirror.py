@@ -41,11 +41,12 @@ from jax.typing import ArrayLike
 
 from ruledsl_jax.linear import Linear, forward_weights
 from ruledsl_jax.mesh import vary_alike
+from ruledsl_jax.randomness import Key, named, normal
 
 
 def init_B(shape, key, fan_in):
     """The first value of B: normal(0, sqrt(2 / fan_in))."""
-    return math.sqrt(2 / fan_in) * jax.random.normal(key, shape)
+    return math.sqrt(2 / fan_in) * normal(key, shape)
 
 
 def send(layer, B, delta):
@@ -65,7 +66,7 @@ def grad_b(layer, delta):
 
 def drive_x_mirror(shape, key):
     """The activity that stands in for x in this phase: normal(0, 1)."""
-    return jax.random.normal(key, shape)
+    return normal(key, shape)
 
 
 def next_B_mirror(layer, W, B, b, x, decay_B=0.5, eta_B=0.1):
@@ -107,16 +108,15 @@ class State(NamedTuple):
 
 
 def init(
-    layer: Linear, key: Array, *, W: Array | None = None, b: Array | None = None, sends: bool = True
+    layer: Linear, key: Key, *, W: Array | None = None, b: Array | None = None, sends: bool = True
 ) -> tuple[Params, State]:
     """First values, for the W and b of a network that exists, or with new ones.
 
     sends  False for a layer whose input has no derivative that anybody needs: it is zero there
     """
-    key_W, key_B = jax.random.split(key)
     if W is None:
-        W, b = forward_weights(layer, key_W)
-    B = init_B(layer.kernel_shape, key_B, layer.fan_in).astype(W.dtype) if sends else None
+        W, b = forward_weights(layer, named(key, "W"))
+    B = init_B(layer.kernel_shape, named(key, "B"), layer.fan_in).astype(W.dtype) if sends else None
     return Params(W, b), State(B)
 
 
@@ -132,7 +132,7 @@ def mirror(
     layer: Linear,
     params: Params,
     state: State,
-    key: Array,
+    key: Key,
     batch_size: int,
     *,
     eta_B: ArrayLike = 0.1,
@@ -142,5 +142,5 @@ def mirror(
     W, b = params
     if b is None:
         b = jnp.zeros(layer.units_out, W.dtype)
-    x = drive_x_mirror((batch_size, *layer.pre_shape), key).astype(W.dtype)
+    x = drive_x_mirror((batch_size, *layer.pre_shape), named(key, "x", "mirror")).astype(W.dtype)
     return State(B=next_B_mirror(layer, W, state.B, b, x, decay_B, eta_B))

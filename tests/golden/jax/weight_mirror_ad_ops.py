@@ -47,11 +47,12 @@ from jax.typing import ArrayLike
 
 from ruledsl_jax.linear import Linear, forward_weights
 from ruledsl_jax.mesh import vary_alike
+from ruledsl_jax.randomness import Key, named, normal
 
 
 def init_B(shape, key, fan_out):
     """The first value of B: normal(0, sqrt(1 / fan_out))."""
-    return math.sqrt(1 / fan_out) * jax.random.normal(key, shape)
+    return math.sqrt(1 / fan_out) * normal(key, shape)
 
 
 def send(layer, B, delta):
@@ -71,7 +72,7 @@ def grad_b(layer, delta):
 
 def drive_x_align(shape, key, sigma=0.6402):
     """The activity that stands in for x in this phase: normal(0, sigma)."""
-    return sigma * jax.random.normal(key, shape)
+    return sigma * normal(key, shape)
 
 
 def grad_B_align(layer, W, B, b, x, batch_size, alpha=31.286384639999998, beta=232.7856):
@@ -143,16 +144,15 @@ class State(NamedTuple):
 
 
 def init(
-    layer: Linear, key: Array, *, W: Array | None = None, b: Array | None = None, sends: bool = True
+    layer: Linear, key: Key, *, W: Array | None = None, b: Array | None = None, sends: bool = True
 ) -> tuple[Params, State]:
     """First values, for the W and b of a network that exists, or with new ones.
 
     sends  False for a layer whose input has no derivative that anybody needs: it is zero there
     """
-    key_W, key_B = jax.random.split(key)
     if W is None:
-        W, b = forward_weights(layer, key_W)
-    B = init_B(layer.kernel_shape, key_B, layer.fan_out).astype(W.dtype) if sends else None
+        W, b = forward_weights(layer, named(key, "W"))
+    B = init_B(layer.kernel_shape, named(key, "B"), layer.fan_out).astype(W.dtype) if sends else None
     return Params(W, b, B), State()
 
 
@@ -168,7 +168,7 @@ def align(
     layer: Linear,
     params: Params,
     state: State,
-    key: Array,
+    key: Key,
     batch_size: int,
     *,
     sigma: ArrayLike = 0.6402,
@@ -179,5 +179,5 @@ def align(
     W, b, B = params
     if b is None:
         b = jnp.zeros(layer.units_out, W.dtype)
-    x = drive_x_align((batch_size, *layer.pre_shape), key, sigma).astype(W.dtype)
+    x = drive_x_align((batch_size, *layer.pre_shape), named(key, "x", "align"), sigma).astype(W.dtype)
     return Params(W=None, b=None, B=grad_B_align(layer, W, B, b, x, batch_size, alpha, beta))

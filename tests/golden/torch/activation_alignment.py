@@ -30,12 +30,13 @@ from torch.autograd.function import once_differentiable
 from ruledsl.ir.phases import Schedule
 from ruledsl_torch.layers import Taught, apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.randomness import named, normal_
 from ruledsl_torch.stepping import StepLayer
 
 
 def init_B(shape, fan_out, generator=None):
     """The first value of B: normal(0, sqrt(1 / fan_out))."""
-    return torch.empty(shape).normal_(0.0, math.sqrt(1 / fan_out), generator=generator)
+    return normal_(torch.empty(shape), 0.0, math.sqrt(1 / fan_out), generator)
 
 
 def send(layer, B, delta):
@@ -165,7 +166,7 @@ class ActivationAlignmentLayer(StepLayer):
         """Make what the rule adds to a layer: B."""
         layer = self.linear_map()
         shape = layer.kernel_shape
-        self.learn("B", shape, init_B(shape, layer.fan_out, generator))
+        self.learn("B", shape, init_B(shape, layer.fan_out, named(generator, "B")))
         self.count_passes()
 
     def forward(self, x):

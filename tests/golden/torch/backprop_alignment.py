@@ -25,12 +25,13 @@ from torch.autograd.function import once_differentiable
 
 from ruledsl_torch.layers import apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.randomness import named, normal_
 from ruledsl_torch.stepping import Once, StepLayer
 
 
 def init_V(shape, fan_in, generator=None):
     """The first value of V: normal(0, sqrt(1 / fan_in))."""
-    return torch.empty(shape).normal_(0.0, math.sqrt(1 / fan_in), generator=generator)
+    return normal_(torch.empty(shape), 0.0, math.sqrt(1 / fan_in), generator)
 
 
 def send(layer, W, delta):
@@ -98,7 +99,7 @@ class BackpropAlignmentLayer(StepLayer):
         """Make what the rule adds to a layer: V."""
         layer = self.linear_map()
         shape = layer.kernel_shape
-        self.keep("V", shape, init_V(shape, layer.fan_in, generator))
+        self.keep("V", shape, init_V(shape, layer.fan_in, named(generator, "V")))
 
     def forward(self, x):
         if not torch.is_grad_enabled():

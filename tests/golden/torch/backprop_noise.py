@@ -25,12 +25,13 @@ from torch.autograd.function import once_differentiable
 
 from ruledsl_torch.layers import apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.randomness import named, normal_
 from ruledsl_torch.stepping import Once, StepLayer
 
 
 def draw_N(shape, generator=None):
     """The value of N in this step: normal(0, 1)."""
-    return torch.empty(shape).normal_(0.0, 1.0, generator=generator)
+    return normal_(torch.empty(shape), 0.0, 1.0, generator)
 
 
 def send(layer, W, delta):
@@ -97,7 +98,7 @@ class BackpropNoiseLayer(StepLayer):
         """Make what the rule adds to a layer: N."""
         layer = self.linear_map()
         shape = layer.kernel_shape
-        self.keep("N", shape, draw_N(shape, generator))
+        self.keep("N", shape, draw_N(shape, named(generator, "N")))
 
     def forward(self, x):
         if not torch.is_grad_enabled():
@@ -111,7 +112,7 @@ class BackpropNoiseLayer(StepLayer):
     def draw_fresh(self, generator=None):
         """Draw N anew, as at every step."""
         shape = self.N.shape
-        self.N.copy_(draw_N(shape, generator))
+        self.N.copy_(draw_N(shape, named(generator, "N")))
 
 
 class Linear(BackpropNoiseLayer, nn.Linear):

@@ -23,11 +23,12 @@ from torch.autograd.function import once_differentiable
 
 from ruledsl_torch.layers import RuleLayer, apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.randomness import named, uniform_
 
 
 def draw_M(shape, generator=None):
     """The value of M in this step: uniform(0, 1)."""
-    return torch.empty(shape).uniform_(0.0, 1.0, generator=generator)
+    return uniform_(torch.empty(shape), 0.0, 1.0, generator)
 
 
 def send(layer, W, M, delta):
@@ -85,7 +86,7 @@ class BrsfLayer(RuleLayer):
         """Make what the rule adds to a layer: M."""
         layer = self.linear_map()
         shape = layer.kernel_shape
-        self.keep("M", shape, draw_M(shape, generator))
+        self.keep("M", shape, draw_M(shape, named(generator, "M")))
 
     def forward(self, x):
         if not torch.is_grad_enabled():
@@ -98,7 +99,7 @@ class BrsfLayer(RuleLayer):
     def draw_fresh(self, generator=None):
         """Draw M anew, as at every step."""
         shape = self.M.shape
-        self.M.copy_(draw_M(shape, generator))
+        self.M.copy_(draw_M(shape, named(generator, "M")))
 
 
 class Linear(BrsfLayer, nn.Linear):

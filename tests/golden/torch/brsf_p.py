@@ -25,16 +25,17 @@ from torch.autograd.function import once_differentiable
 
 from ruledsl_torch.layers import RuleLayer, apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.randomness import named, signs_, uniform_
 
 
 def draw_M(shape, generator=None):
     """The value of M in this step: uniform(0, 1)."""
-    return torch.empty(shape).uniform_(0.0, 1.0, generator=generator)
+    return uniform_(torch.empty(shape), 0.0, 1.0, generator)
 
 
 def draw_S(shape, p=0.5, generator=None):
     """The value of S in this step: signs(p)."""
-    return 1 - 2 * torch.empty(shape).bernoulli_(p, generator=generator)
+    return signs_(torch.empty(shape), p, generator)
 
 
 def send(layer, W, M, S, delta):
@@ -100,9 +101,9 @@ class BrsfPLayer(RuleLayer):
         """Make what the rule adds to a layer: M, S."""
         layer = self.linear_map()
         shape = layer.kernel_shape
-        self.keep("M", shape, draw_M(shape, generator))
+        self.keep("M", shape, draw_M(shape, named(generator, "M")))
         shape = layer.kernel_shape
-        self.keep("S", shape, draw_S(shape, self.p, generator))
+        self.keep("S", shape, draw_S(shape, self.p, named(generator, "S")))
 
     def forward(self, x):
         if not torch.is_grad_enabled():
@@ -115,9 +116,9 @@ class BrsfPLayer(RuleLayer):
     def draw_fresh(self, generator=None):
         """Draw M, S anew, as at every step."""
         shape = self.M.shape
-        self.M.copy_(draw_M(shape, generator))
+        self.M.copy_(draw_M(shape, named(generator, "M")))
         shape = self.S.shape
-        self.S.copy_(draw_S(shape, self.p, generator))
+        self.S.copy_(draw_S(shape, self.p, named(generator, "S")))
 
 
 class Linear(BrsfPLayer, nn.Linear):

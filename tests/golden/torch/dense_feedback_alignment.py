@@ -25,16 +25,17 @@ from torch.autograd.function import once_differentiable
 
 from ruledsl_torch.layers import RuleLayer, apply_of, handed_on
 from ruledsl_torch.linear import convolution, dense, tensordot
+from ruledsl_torch.randomness import named, normal_
 
 
 def init_B(shape, fan_out, generator=None):
     """The first value of B: normal(0, sqrt(1 / fan_out))."""
-    return torch.empty(shape).normal_(0.0, math.sqrt(1 / fan_out), generator=generator)
+    return normal_(torch.empty(shape), 0.0, math.sqrt(1 / fan_out), generator)
 
 
 def init_D(shape, sources, generator=None):
     """The first value of D: normal(0, sqrt(2 / sources))."""
-    return torch.empty(shape).normal_(0.0, math.sqrt(2 / sources), generator=generator)
+    return normal_(torch.empty(shape), 0.0, math.sqrt(2 / sources), generator)
 
 
 def send(layer, B, D, delta, delta_k):
@@ -108,10 +109,10 @@ class DenseFeedbackAlignmentLayer(RuleLayer):
         """Make what the rule adds to a layer: B, D."""
         layer = self.linear_map()
         shape = layer.kernel_shape
-        self.keep("B", shape, init_B(shape, layer.fan_out, generator))
-        for index, source in enumerate(self.downstream.values() if self.sends else ()):
+        self.keep("B", shape, init_B(shape, layer.fan_out, named(generator, "B")))
+        for index, (path, source) in enumerate(self.downstream.items() if self.sends else ()):
             shape = (*source, *self.input_shape[1:])
-            self.keep(f"D_{index}", shape, init_D(shape, math.prod(source), generator))
+            self.keep(f"D_{index}", shape, init_D(shape, math.prod(source), named(generator, "D", path)))
 
     def forward(self, x):
         if not torch.is_grad_enabled():

@@ -27,12 +27,13 @@ from torch.autograd.function import once_differentiable
 
 from ruledsl_torch.layers import apply_of
 from ruledsl_torch.linear import convolution, dense, tensordot
+from ruledsl_torch.randomness import named, normal_
 from ruledsl_torch.stepping import Once, StepLayer
 
 
 def init_B(shape, sources, generator=None):
     """The first value of B: normal(0, sqrt(2 / sources))."""
-    return torch.empty(shape).normal_(0.0, math.sqrt(2 / sources), generator=generator)
+    return normal_(torch.empty(shape), 0.0, math.sqrt(2 / sources), generator)
 
 
 def send(B, e):
@@ -119,7 +120,7 @@ class DirectKolenPollackLayer(StepLayer):
         """Make what the rule adds to a layer: B."""
         if self.sends:
             shape = self.shape_of("out", "pre")
-            self.learn("B", shape, init_B(shape, shape[0], generator))
+            self.learn("B", shape, init_B(shape, shape[0], named(generator, "B")))
         else:
             self.B = None
 

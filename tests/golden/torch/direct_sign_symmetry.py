@@ -28,17 +28,18 @@ from torch.autograd.function import once_differentiable
 
 from ruledsl_torch.layers import apply_of
 from ruledsl_torch.linear import convolution, dense, tensordot
+from ruledsl_torch.randomness import named, normal_
 from ruledsl_torch.stepping import Once, StepLayer
 
 
 def init_M(shape, sources, generator=None):
     """The first value of M: normal(0, sqrt(2 / sources))."""
-    return torch.empty(shape).normal_(0.0, math.sqrt(2 / sources), generator=generator)
+    return normal_(torch.empty(shape), 0.0, math.sqrt(2 / sources), generator)
 
 
 def init_C(shape, sources, generator=None):
     """The first value of C: normal(0, sqrt(2 / sources))."""
-    return torch.empty(shape).normal_(0.0, math.sqrt(2 / sources), generator=generator)
+    return normal_(torch.empty(shape), 0.0, math.sqrt(2 / sources), generator)
 
 
 def send(M, C, e):
@@ -130,12 +131,12 @@ class DirectSignSymmetryLayer(StepLayer):
         """Make what the rule adds to a layer: M, C."""
         if self.sends:
             shape = self.shape_of("out", "pre")
-            self.keep("M", shape, init_M(shape, shape[0], generator))
+            self.keep("M", shape, init_M(shape, shape[0], named(generator, "M")))
         else:
             self.M = None
         if self.sends:
             shape = self.shape_of("out", "pre")
-            self.learn("C", shape, init_C(shape, shape[0], generator))
+            self.learn("C", shape, init_C(shape, shape[0], named(generator, "C")))
         else:
             self.C = None
 

@@ -21,11 +21,12 @@ from torch.autograd.function import once_differentiable
 
 from ruledsl_torch.layers import RuleLayer, apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.randomness import named, uniform_
 
 
 def init_M(shape, generator=None):
     """The first value of M: uniform(0, 1)."""
-    return torch.empty(shape).uniform_(0.0, 1.0, generator=generator)
+    return uniform_(torch.empty(shape), 0.0, 1.0, generator)
 
 
 def send(layer, W, M, delta):
@@ -83,7 +84,7 @@ class FrsfLayer(RuleLayer):
         """Make what the rule adds to a layer: M."""
         layer = self.linear_map()
         shape = layer.kernel_shape
-        self.keep("M", shape, init_M(shape, generator))
+        self.keep("M", shape, init_M(shape, named(generator, "M")))
 
     def forward(self, x):
         if not torch.is_grad_enabled():

@@ -23,16 +23,17 @@ from torch.autograd.function import once_differentiable
 
 from ruledsl_torch.layers import RuleLayer, apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.randomness import named, signs_, uniform_
 
 
 def init_M(shape, generator=None):
     """The first value of M: uniform(0, 1)."""
-    return torch.empty(shape).uniform_(0.0, 1.0, generator=generator)
+    return uniform_(torch.empty(shape), 0.0, 1.0, generator)
 
 
 def init_S(shape, p=0.5, generator=None):
     """The first value of S: signs(p)."""
-    return 1 - 2 * torch.empty(shape).bernoulli_(p, generator=generator)
+    return signs_(torch.empty(shape), p, generator)
 
 
 def send(layer, W, M, S, delta):
@@ -98,9 +99,9 @@ class FrsfPLayer(RuleLayer):
         """Make what the rule adds to a layer: M, S."""
         layer = self.linear_map()
         shape = layer.kernel_shape
-        self.keep("M", shape, init_M(shape, generator))
+        self.keep("M", shape, init_M(shape, named(generator, "M")))
         shape = layer.kernel_shape
-        self.keep("S", shape, init_S(shape, self.p, generator))
+        self.keep("S", shape, init_S(shape, self.p, named(generator, "S")))
 
     def forward(self, x):
         if not torch.is_grad_enabled():

@@ -15,6 +15,7 @@ Made by ruledsl 0.1.0 from rule text 43e1d0b029f57db0.
 
 import torch
 
+from ruledsl_torch.randomness import normal_
 from ruledsl_torch.rule_optimizer import RuleOptimizer
 
 
@@ -31,7 +32,7 @@ def compute_t(p, v, g, momentum=0, weight_decay=0):
 
 def draw_n(p, generator=None):
     """The value of n in this step: normal(0, 1)."""
-    return torch.empty_like(p).normal_(0.0, 1.0, generator=generator)
+    return normal_(torch.empty_like(p), 0.0, 1.0, generator)
 
 
 def next_v(t):
@@ -66,7 +67,7 @@ class NoisySgd(RuleOptimizer):
         for p in parameters:
             g, state = p.grad, self.state[p]
             v = state["v"]
-            n = draw_n(p)
+            n = draw_n(p, self.source(p, "n"))
             t = compute_t(p, v, g, momentum, weight_decay)
             v.copy_(next_v(t))
             p.copy_(next_p(p, n, t, lr, sigma))
@@ -79,7 +80,7 @@ class NoisySgd(RuleOptimizer):
         sigma = group["sigma"]
         g = [each.grad for each in p]
         v = [self.state[each]["v"] for each in p]
-        n = [draw_n(each) for each in p]
+        n = [draw_n(each, self.source(each, "n")) for each in p]
         # v becomes t = momentum * v + d
         d = torch._foreach_add(g, p, alpha=weight_decay)
         torch._foreach_mul_(v, momentum)

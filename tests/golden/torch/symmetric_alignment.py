@@ -29,12 +29,13 @@ from torch.autograd.function import once_differentiable
 
 from ruledsl_torch.layers import Taught, apply_of, filled
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.randomness import named, normal_
 from ruledsl_torch.stepping import Once, StepLayer
 
 
 def init_B(shape, fan_out, generator=None):
     """The first value of B: normal(0, sqrt(1 / fan_out))."""
-    return torch.empty(shape).normal_(0.0, math.sqrt(1 / fan_out), generator=generator)
+    return normal_(torch.empty(shape), 0.0, math.sqrt(1 / fan_out), generator)
 
 
 def send(layer, B, delta):
@@ -121,7 +122,7 @@ class SymmetricAlignmentLayer(StepLayer):
         """Make what the rule adds to a layer: B."""
         layer = self.linear_map()
         shape = layer.kernel_shape
-        self.learn("B", shape, init_B(shape, layer.fan_out, generator))
+        self.learn("B", shape, init_B(shape, layer.fan_out, named(generator, "B")))
 
     def forward(self, x):
         if not torch.is_grad_enabled():

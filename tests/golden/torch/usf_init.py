@@ -23,11 +23,12 @@ from torch.autograd.function import once_differentiable
 
 from ruledsl_torch.layers import RuleLayer, apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.randomness import named, normal_
 
 
 def init_B0(shape, fan_out, generator=None):
     """The first value of B0: normal(0, sqrt(1 / fan_out))."""
-    return torch.empty(shape).normal_(0.0, math.sqrt(1 / fan_out), generator=generator)
+    return normal_(torch.empty(shape), 0.0, math.sqrt(1 / fan_out), generator)
 
 
 def send(layer, W, B0, delta):
@@ -85,7 +86,7 @@ class UsfInitLayer(RuleLayer):
         """Make what the rule adds to a layer: B0."""
         layer = self.linear_map()
         shape = layer.kernel_shape
-        self.keep("B0", shape, init_B0(shape, layer.fan_out, generator))
+        self.keep("B0", shape, init_B0(shape, layer.fan_out, named(generator, "B0")))
 
     def forward(self, x):
         if not torch.is_grad_enabled():

@@ -29,13 +29,14 @@ from torch.autograd.function import once_differentiable
 from ruledsl.ir.phases import Schedule
 from ruledsl_torch.layers import Driven, Next, Taught, apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.randomness import named, normal_
 from ruledsl_torch.replicas import joint
 from ruledsl_torch.stepping import StepLayer
 
 
 def init_B(shape, fan_in, generator=None):
     """The first value of B: normal(0, sqrt(2 / fan_in))."""
-    return torch.empty(shape).normal_(0.0, math.sqrt(2 / fan_in), generator=generator)
+    return normal_(torch.empty(shape), 0.0, math.sqrt(2 / fan_in), generator)
 
 
 def send(layer, B, delta):
@@ -55,7 +56,7 @@ def grad_b(layer, delta):
 
 def drive_x_mirror(shape, generator=None):
     """The activity that stands in for x in this phase: normal(0, 1)."""
-    return torch.empty(shape).normal_(0.0, 1.0, generator=generator)
+    return normal_(torch.empty(shape), 0.0, 1.0, generator)
 
 
 def next_B_mirror(layer, W, B, b, x, decay_B=0.5, eta_B=0.1):
@@ -111,7 +112,7 @@ class WeightMirrorLayer(StepLayer):
         """Make what the rule adds to a layer: B."""
         layer = self.linear_map()
         shape = layer.kernel_shape
-        self.keep("B", shape, init_B(shape, layer.fan_in, generator))
+        self.keep("B", shape, init_B(shape, layer.fan_in, named(generator, "B")))
 
     def forward(self, x):
         if not torch.is_grad_enabled():
@@ -124,7 +125,7 @@ class WeightMirrorLayer(StepLayer):
 
     def draw_mirror(self, generator=None):
         """An input for the phase mirror: [batch, *pre]."""
-        return drive_x_mirror(self.input_shape, generator)
+        return drive_x_mirror(self.input_shape, named(generator, "x", "mirror"))
 
     def mirror(self, x):
         """The phase mirror, in which x is drawn, and nothing travels between layers."""

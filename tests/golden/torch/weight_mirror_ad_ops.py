@@ -36,13 +36,14 @@ from torch.autograd.function import once_differentiable
 from ruledsl.ir.phases import Schedule
 from ruledsl_torch.layers import Driven, Gradient, Taught, apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.randomness import named, normal_
 from ruledsl_torch.replicas import joint
 from ruledsl_torch.stepping import StepLayer
 
 
 def init_B(shape, fan_out, generator=None):
     """The first value of B: normal(0, sqrt(1 / fan_out))."""
-    return torch.empty(shape).normal_(0.0, math.sqrt(1 / fan_out), generator=generator)
+    return normal_(torch.empty(shape), 0.0, math.sqrt(1 / fan_out), generator)
 
 
 def send(layer, B, delta):
@@ -62,7 +63,7 @@ def grad_b(layer, delta):
 
 def drive_x_align(shape, sigma=0.6402, generator=None):
     """The activity that stands in for x in this phase: normal(0, sigma)."""
-    return torch.empty(shape).normal_(0.0, sigma, generator=generator)
+    return normal_(torch.empty(shape), 0.0, sigma, generator)
 
 
 def grad_B_align(layer, W, B, b, x, batch_size, alpha=31.286384639999998, beta=232.7856):
@@ -153,7 +154,7 @@ class WeightMirrorAdOpsLayer(StepLayer):
         """Make what the rule adds to a layer: B."""
         layer = self.linear_map()
         shape = layer.kernel_shape
-        self.learn("B", shape, init_B(shape, layer.fan_out, generator))
+        self.learn("B", shape, init_B(shape, layer.fan_out, named(generator, "B")))
 
     def forward(self, x):
         if not torch.is_grad_enabled():
@@ -166,7 +167,7 @@ class WeightMirrorAdOpsLayer(StepLayer):
 
     def draw_align(self, generator=None):
         """An input for the phase align: [batch, *pre]."""
-        return drive_x_align(self.input_shape, self.sigma, generator)
+        return drive_x_align(self.input_shape, self.sigma, named(generator, "x", "align"))
 
     def align(self, x):
         """The phase align, in which x is drawn, and nothing travels between layers."""

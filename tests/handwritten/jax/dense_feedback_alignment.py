@@ -40,16 +40,17 @@ from jax import Array
 from ruledsl_jax.layers import connected
 from ruledsl_jax.linear import Linear, forward_weights
 from ruledsl_jax.mesh import vary_alike
+from ruledsl_jax.randomness import Key, named, normal
 
 
 def init_B(shape, key, fan_out):
     """The first value of B: normal(0, sqrt(1 / fan_out))."""
-    return math.sqrt(1 / fan_out) * jax.random.normal(key, shape)
+    return math.sqrt(1 / fan_out) * normal(key, shape)
 
 
 def init_D(shape, key, sources):
     """The first value of D: normal(0, sqrt(2 / sources))."""
-    return math.sqrt(2 / sources) * jax.random.normal(key, shape)
+    return math.sqrt(2 / sources) * normal(key, shape)
 
 
 def send(layer, B, D, delta, delta_k):
@@ -110,7 +111,7 @@ class State(NamedTuple):
 
 def init(
     layer: Linear,
-    key: Array,
+    key: Key,
     downstream: Sequence[Linear | None] = (),
     *,
     W: Array | None = None,
@@ -122,16 +123,15 @@ def init(
     downstream  the layers that run after this one, in their order; None for those that it doesn't reach
     sends       False for a layer whose input has no derivative that anybody needs: it is zero there
     """
-    key_W, key_B, key_D = jax.random.split(key, 3)
     if W is None:
-        W, b = forward_weights(layer, key_W)
-    B = init_B(layer.kernel_shape, key_B, layer.fan_out).astype(W.dtype) if sends else None
+        W, b = forward_weights(layer, named(key, "W"))
+    B = init_B(layer.kernel_shape, named(key, "B"), layer.fan_out).astype(W.dtype) if sends else None
 
     def D_from(k: int, at_k: Linear | None) -> Array | None:
         if at_k is None:
             return None
         shape = (*at_k.post_shape, *layer.pre_shape)
-        return init_D(shape, jax.random.fold_in(key_D, k), math.prod(at_k.post_shape)).astype(W.dtype)
+        return init_D(shape, named(key, "D", k), math.prod(at_k.post_shape)).astype(W.dtype)
 
     D = tuple(D_from(k, at_k) for k, at_k in enumerate(downstream)) if sends else None
     return Params(W, b), State(B, D)

@@ -34,11 +34,12 @@ from jax import Array
 
 from ruledsl_jax.linear import Linear, forward_weights
 from ruledsl_jax.mesh import vary_alike
+from ruledsl_jax.randomness import Key, named, normal
 
 
 def init_B(shape, key, fan_out):
     """The first value of B: normal(0, sqrt(1 / fan_out))."""
-    return math.sqrt(1 / fan_out) * jax.random.normal(key, shape)
+    return math.sqrt(1 / fan_out) * normal(key, shape)
 
 
 def send(layer, B, delta):
@@ -89,16 +90,15 @@ class State(NamedTuple):
 
 
 def init(
-    layer: Linear, key: Array, *, W: Array | None = None, b: Array | None = None, sends: bool = True
+    layer: Linear, key: Key, *, W: Array | None = None, b: Array | None = None, sends: bool = True
 ) -> tuple[Params, State]:
     """First values, for the W and b of a network that exists, or with new ones.
 
     sends  False for a layer whose input has no derivative that anybody needs: it is zero there
     """
-    key_W, key_B = jax.random.split(key)
     if W is None:
-        W, b = forward_weights(layer, key_W)
-    B = init_B(layer.kernel_shape, key_B, layer.fan_out).astype(W.dtype) if sends else None
+        W, b = forward_weights(layer, named(key, "W"))
+    B = init_B(layer.kernel_shape, named(key, "B"), layer.fan_out).astype(W.dtype) if sends else None
     return Params(W, b), State(B)
 
 

@@ -24,11 +24,12 @@ from torch.autograd.function import once_differentiable
 
 from ruledsl_torch.layers import RuleLayer, apply_of
 from ruledsl_torch.linear import convolution, dense
+from ruledsl_torch.randomness import named, normal_
 
 
 def init_B(shape, fan_out, generator=None):
     """The first value of B: normal(0, sqrt(1 / fan_out))."""
-    return torch.empty(shape).normal_(0.0, math.sqrt(1 / fan_out), generator=generator)
+    return normal_(torch.empty(shape), 0.0, math.sqrt(1 / fan_out), generator)
 
 
 def send(layer, B, delta):
@@ -86,7 +87,7 @@ class FeedbackAlignmentLayer(RuleLayer):
         """Make what the rule adds to a layer: B."""
         layer = self.linear_map()
         shape = layer.kernel_shape
-        self.keep("B", shape, init_B(shape, layer.fan_out, generator))
+        self.keep("B", shape, init_B(shape, layer.fan_out, named(generator, "B")))
 
     def forward(self, x):
         if not torch.is_grad_enabled():
