@@ -111,6 +111,7 @@ BACKEND = Backend(
     packages=("jax", "flax", "optax"),
     executor="ruledsl_jax.executor",
     convert="ruledsl_jax.conversion:convert",
+    engine="ruledsl_jax.engine:Engine",
     shown=shown,
     generator="key",
     traced=True,

@@ -42,6 +42,12 @@ def command(
     out: Out = None,
     seed: Seed = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many runs of each rule.")] = 3,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--grid", metavar="NAME=VALUES", help="Settings or parameters: optimizer.lr=0.01,0.1. May be repeated."
+        ),
+    ] = None,
     epochs: Epochs = None,
 ) -> None:
     """Train with several rules and seeds on equal terms: one table, one plot."""
@@ -51,12 +57,12 @@ def command(
 
     from rich.console import Console
 
-    from ruledsl.experiments import compare
+    from ruledsl.experiments import compare, parse_grid
     from ruledsl.training.progress import ProgressBar
 
     console = Console()
     numbers = range(chosen.seed, chosen.seed + seeds)
-    comparison = compare(chosen, rules, numbers, ProgressBar(console, epoch_lines=False))
+    comparison = compare(chosen, rules, numbers, ProgressBar(console, epoch_lines=False), parse_grid(grid or ()))
     console.print(table(comparison))
     typer.echo(f"plot     {comparison.plot}\nnumbers  {comparison.results}\nruns     {comparison.folder}")
 
@@ -67,10 +73,11 @@ def table(comparison: Comparison) -> Table:
     from rich.table import Table
 
     shown = Table(box=SIMPLE_HEAD)
-    shown.add_column("rule", no_wrap=True)
+    words = [len(word) for row in comparison.rows for word in row.label.split()]
+    shown.add_column("rule", min_width=max(words, default=0))
     for title in ("test error", "spread", "seconds/epoch"):
         shown.add_column(title, justify="right", no_wrap=True)
-    shown.add_column("verdict", no_wrap=True)
+    shown.add_column("verdict")
     for row in comparison.rows:
         diverged = sum(run.status == "diverged" for run in row.runs)
         error = f"{100 * row.test_error:.2f} %" if row.test_error is not None else ""

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 
-from ruledsl.errors import UserError, need, suggest
+from ruledsl.errors import UserError, need
+from ruledsl.experiments.grid import Grid, rows_of
 from ruledsl.experiments.plot import draw
 from ruledsl.experiments.row import Row
 from ruledsl.training import Config, Listener, TrainingDiverged
+from ruledsl.training.engine import Diverged, Population, Score
+from ruledsl.training.loop import Epoch
+from ruledsl.training.population import Member, run_together
 from ruledsl.training.run_folder import RunFolder
-from ruledsl.training.train import load_dataset, load_layers, load_rule, prepare_with, start
+from ruledsl.training.schedule import Clock
+from ruledsl.training.train import (
+    Prepared,
+    Recording,
+    load_dataset,
+    load_layers,
+    load_rule,
+    prepare_with,
+    start,
+)
 
 
 @dataclass
@@ -32,57 +48,133 @@ class Comparison:
         return self.folder / "results.json"
 
 
-def compare(config: Config, rules: Sequence[str], seeds: Sequence[int], listener: Listener | None = None) -> Comparison:
-    """Train with each rule and seed; write a plot and the numbers.
+def compare(
+    config: Config,
+    rules: Sequence[str],
+    seeds: Sequence[int],
+    listener: Listener | None = None,
+    grid: Grid | None = None,
+) -> Comparison:
+    """Train with each rule, point of the grid and seed; write a plot and the numbers.
 
-    `config.parameters` go to those rules that have them. All rules are compiled before the first run. A run that
+    grid  values by the name of a setting (`optimizer.lr`), or of a parameter of the rules
+
+    `config.parameters`, and those of the grid, go to those rules that have them. All rules are compiled before the
+    first run. Runs that differ in numbers alone go on at the same time, where the backend is faster then. A run that
     diverges is counted as such and the others go on. Raises RuleError, UserError and Interrupted.
     """
     need("matplotlib.figure", "plots", "train")
-    rows = _rows(config, rules)
+    if (config.processes or 1) > 1:
+        raise UserError("a comparison runs in one process", "ruledsl train ... --set processes=2 shares one run")
+    listener = _Once(listener or Listener())
+    rows = rows_of(config, rules, grid or {})
     output = load_rule(config.output, {}) if config.output else None
     output_program = output.compile(config.backend) if output else None
     layers = load_layers(config)
-    programs = [(row.rule.compile(config.backend), output_program) for row in rows]
     dataset = load_dataset(config)
-    folder = None
-    for row, pair in zip(rows, programs, strict=True):
-        for seed in seeds:
-            changing = {n: schedule for n, schedule in config.schedules.items() if n in row.rule.parameters}
-            parameters = {**row.rule.parameters, **changing}
-            one = config.model_copy(update={"seed": seed, "rule": row.given, "parameters": parameters})
-            prepared = prepare_with(one, row.rule, output, pair, dataset, layers)
-            if folder is None:  # only now, when the first run is known to begin
-                folder = RunFolder.create(config.out or Path("runs") / f"compare-{dataset.name}")
-            place = folder.path / f"{row.label}-seed{seed}"
-            try:
-                row.runs.append(start(prepared.with_folder(place), listener or Listener()))
-            except TrainingDiverged as diverged:
-                row.runs.append(diverged.run)
-                (listener or Listener()).note(f"{row.label}, seed {seed}: {diverged.message}")
-            _write(folder, rows, config, dataset.name)
+    folder: RunFolder | None = None
+
+    def prepared(row: Row, seed: int) -> Prepared:
+        nonlocal folder
+        programs = row.program, output_program
+        one = prepare_with(row.config_of(seed), row.rule, output, programs, dataset, layers)
+        if folder is None:  # only now, when the first run is known to begin
+            folder = RunFolder.create(config.out or Path("runs") / f"compare-{dataset.name}")
+        return one.with_folder(folder.path / f"{row.folder}-seed{seed}")
+
+    try:
+        for _, alike in groupby(rows, lambda row: row.given):
+            for _ in _trained([(row, partial(prepared, row, seed)) for row in alike for seed in seeds], listener):
+                assert folder is not None
+                _write(folder, rows, dataset.name)
+    finally:  # of an interrupted comparison, what was finished
+        begun = [row for row in rows if any(run.epochs for run in row.runs)]
+        if folder is not None and begun:
+            folder.write_bytes("comparison.png", draw(begun, dataset.name))
     if folder is None:
         raise UserError("there is nothing to compare: give at least one rule and one seed")
     return Comparison(folder.path, rows)
 
 
-def _rows(config: Config, rules: Sequence[str]) -> list[Row]:
-    """The rules, loaded, under labels that differ."""
-    plain = [load_rule(name, {}) for name in rules]
-    for parameter in config.parameters:
-        if not any(parameter in rule.parameters for rule in plain):
-            known = {name for rule in plain for name in rule.parameters}
-            raise UserError(f"none of these rules has a parameter `{parameter}`", suggest(parameter, known))
-    rows: list[Row] = []
-    for name, rule in zip(rules, plain, strict=True):
-        own = {key: value for key, value in config.first_parameters.items() if key in rule.parameters}
-        taken = [row.rule.name for row in rows].count(rule.name)
-        label = f"{rule.name}-{taken + 1}" if taken else rule.name
-        rows.append(Row(label, name, load_rule(name, own) if own else rule))
-    return rows
+Waiting = tuple[Row, Callable[[], Prepared]]
 
 
-def _write(folder: RunFolder, rows: list[Row], config: Config, dataset: str) -> None:
+def _trained(waiting: Sequence[Waiting], listener: Listener) -> Iterator[None]:
+    """Train all of these, and add them to their rows; each time that something has ended, once."""
+    if not waiting:
+        return
+    one = waiting[0][1]()
+    if one.engine.faster_together and len(waiting) > 1:
+        rows, ready = [row for row, _ in waiting], [one, *(prepare() for _, prepare in waiting[1:])]
+        population = one.engine.together([each.engine for each in ready[1:]])
+        if population is not None:
+            _train_together(population, rows, ready, listener)
+            yield
+            return
+    for index, (row, prepare) in enumerate(waiting):
+        try:
+            row.runs.append(start(prepare() if index else one, listener))
+        except TrainingDiverged as diverged:
+            row.runs.append(diverged.run)
+            listener.note(_said(row, diverged))
+        yield
+
+
+def _train_together(population: Population, rows: Sequence[Row], ready: Sequence[Prepared], listener: Listener) -> None:
+    """Train the members of a population, and add them to their rows."""
+    with ExitStack() as runs:
+        records = [runs.enter_context(Recording(one, Listener())) for one in ready]
+        _begin(ready, listener)
+        runs.callback(listener.end)
+        for row, record in zip(rows, records, strict=True):
+            row.runs.append(record.result)
+        members = [Member(one.engine, one.dataset, one.config, one.schedule) for one in ready]
+        for came in run_together(population, members, listener):
+            for row, record, each in zip(rows, records, came, strict=True):
+                if isinstance(each, Diverged):
+                    listener.note(_said(row, record.diverged(each)))
+                elif each is not None:
+                    record.add(each)
+
+
+def _begin(ready: Sequence[Prepared], listener: Listener) -> None:
+    """Tell of a population."""
+    one = ready[0]
+    title = f"{one.rule.name if one.rule else ''} on {one.dataset.name} ({one.architecture.name}, {len(ready)} runs)"
+    listener.begin(title, one.config.epochs, one.dataset.train.batches_per_epoch(one.config.data.batch_size))
+    for note in (*one.notes, "these runs go on at the same time"):
+        listener.note(note)
+
+
+class _Once(Listener):
+    """A listener who hears each note once, however many runs give it."""
+
+    def __init__(self, other: Listener) -> None:
+        self.other = other
+        self.said: set[str] = set()
+
+    def begin(self, title: str, epochs: int, steps_per_epoch: int) -> None:
+        self.other.begin(title, epochs, steps_per_epoch)
+
+    def note(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            self.other.note(text)
+
+    def step(self, clock: Clock, score: Score | None) -> None:
+        self.other.step(clock, score)
+
+    def epoch(self, epoch: Epoch) -> None:
+        self.other.epoch(epoch)
+
+    def end(self) -> None:
+        self.other.end()
+
+
+def _said(row: Row, diverged: TrainingDiverged) -> str:
+    return f"{row.label}, seed {diverged.run.config.seed}: {diverged.message}"
+
+
+def _write(folder: RunFolder, rows: list[Row], dataset: str) -> None:
     done = [row for row in rows if row.runs]
     folder.write_json("results.json", {"dataset": dataset, "rules": [row.record() for row in done]})
-    folder.write_bytes("comparison.png", draw(done, dataset))

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from statistics import fmean, median, stdev
 from typing import Any
 
+from ruledsl.program import Program
 from ruledsl.rule import Rule
-from ruledsl.training import Run
+from ruledsl.training import Config, Run
 
 
 @dataclass
 class Row:
-    """One rule and its runs, one for each seed. `given` is how the call named it: a name or a path."""
+    """One rule and its runs, one for each seed, all else being equal.
+
+    given    how the call named it: a name or a path
+    program  of the rule
+    config   of all runs, but for their seed
+    """
 
     label: str
     given: str
     rule: Rule
+    program: Program
+    config: Config
     runs: list[Run] = field(default_factory=list)
+
+    def config_of(self, seed: int) -> Config:
+        """Of one run."""
+        return self.config.model_copy(update={"seed": seed})
+
+    @property
+    def folder(self) -> str:
+        """What its folders are called."""
+        return re.sub(r"[^\w.=+-]+", "-", self.label).strip("-")
 
     @property
     def finished(self) -> list[Run]:
