@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from ruledsl_jax.linear import Embedding as Embedding
     from ruledsl_jax.modules import TAUGHT as TAUGHT
     from ruledsl_jax.optimization import optimizer as optimizer
+    from ruledsl_jax.pure import layer as layer
+    from ruledsl_jax.routing import optimizers as optimizers
     from ruledsl_jax.steps import advance as advance
     from ruledsl_jax.steps import observe as observe
+    from ruledsl_jax.unconversion import unconvert as unconvert
 
 _ROOMS = {
     "Convolution": "linear",
@@ -24,10 +27,26 @@ _ROOMS = {
     "TAUGHT": "modules",
     "advance": "steps",
     "convert": "conversion",
+    "layer": "pure",
     "observe": "steps",
     "optimizer": "optimization",
+    "optimizers": "routing",
+    "unconvert": "unconversion",
 }
-__all__ = ["BACKEND", "TAUGHT", "Convolution", "Dense", "Embedding", "advance", "convert", "observe", "optimizer"]
+__all__ = [
+    "BACKEND",
+    "TAUGHT",
+    "Convolution",
+    "Dense",
+    "Embedding",
+    "advance",
+    "convert",
+    "layer",
+    "observe",
+    "optimizer",
+    "optimizers",
+    "unconvert",
+]
 
 
 def __getattr__(name: str) -> Any:

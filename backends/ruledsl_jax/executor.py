@@ -14,6 +14,7 @@ from ruledsl.program import Program
 from ruledsl.verification.executor import Precision, Results, collect
 from ruledsl.verification.geometries import DenseGeometry, Geometry
 from ruledsl_jax import layouts
+from ruledsl_jax.dependence import Dependence
 from ruledsl_jax.linear import Convolution, Dense, Linear
 
 _ACTIVITY = ("x", "u", "delta", "delta_k")
@@ -79,12 +80,8 @@ def dependent(
             return collect(program, phase, {**arguments, name: value})
 
         traced, shapes = jax.make_jaxpr(outputs, return_shape=True)(arguments[name])
-    reached: set[Any] = set(traced.jaxpr.invars)
-    for equation in traced.jaxpr.eqns:
-        if any(not isinstance(v, jax.extend.core.Literal) and v in reached for v in equation.invars):
-            reached.update(equation.outvars)
-    last = [not isinstance(v, jax.extend.core.Literal) and v in reached for v in traced.jaxpr.outvars]
-    return {output for output, reads in zip(sorted(shapes), last, strict=True) if reads}
+    found = Dependence().through(traced.jaxpr, [frozenset((name,)) for _ in traced.jaxpr.invars])
+    return {output for output, reads in zip(sorted(shapes), found, strict=True) if reads}
 
 
 def linear_map(geometry: Geometry) -> Linear:

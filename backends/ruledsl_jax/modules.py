@@ -6,9 +6,8 @@ are the functions of its rule's module, each called with what it asks for.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
 
@@ -20,12 +19,15 @@ from jax import Array, lax
 from ruledsl.assembly import Part
 from ruledsl.emit.binding import COUNTERS, Binding
 from ruledsl.errors import UserError
-from ruledsl_jax.layers import Activation
+from ruledsl.program import TASK
 from ruledsl_jax.linear import Convolution, Dense, Embedding, Linear
+from ruledsl_jax.passing import Passing, arriving, current
+from ruledsl_jax.randomness import key_for
+from ruledsl_jax.taught import Taught, asked
 
-SOURCE = "source of draws"  # with spaces in it, it can't be the name of a rule's tensor
-ZERO = "zero of the output"
+CLOCK = "number of steps"  # with spaces in it, it can't be the name of a rule's tensor
 BATCH = "size of the batch"
+PARAMETER = "parameter {}"
 
 
 class Held(nnx.Variable[Any]):
@@ -37,15 +39,7 @@ class Assigned(Held):
 
 
 class Told(nnx.Variable[Any]):
-    """`target`, the scalars `step epoch progress lr`, and the size of the batch, as far as the rule reads them."""
-
-
-class Source(nnx.Variable[Any]):
-    """The random key that `fresh` tensors are drawn from."""
-
-
-class Zero(nnx.Variable[Any]):
-    """Inside a forward pass, the zeros [batch, classes] whose gradient is e; otherwise a single zero."""
+    """`target`, the scalars `step epoch progress lr`, parameters that change, as far as the rule reads them."""
 
 
 TAUGHT = (nnx.Param, Assigned)
@@ -54,28 +48,38 @@ TAUGHT = (nnx.Param, Assigned)
 
 @dataclass(frozen=True, eq=False)
 class Following:
-    """What a layer knows that is no array: its rule, its activation, the classes, the size of its input once known."""
+    """What a layer knows that is no array.
+
+    part         its rule and the values of the parameters
+    taught       the rule on this layer
+    constraints  what holds after every step
+    key          what its random keys follow from
+    size         of its input, where an example has shown it; batch: of the example's batch
+    added        the names of what it did not have before
+    """
 
     part: Part
-    phi: Activation | None
-    classes: int | None
+    taught: Taught
+    constraints: tuple[Part, ...]
+    key: tuple[int | str, ...]
     size: tuple[int, ...] | None
-    sends: bool = True
-
-    @property
-    def module(self) -> Any:
-        """The emitted module."""
-        return self.part.program.module
+    batch: int | None
+    added: tuple[str, ...] = ()
 
     @property
     def binding(self) -> Binding:
         """What it computes, and when."""
         return self.part.binding
 
-    def call(self, function: Callable[..., Any], **known: Any) -> Any:
-        """A function of the module, with those of its arguments that are known."""
-        known = {**self.part.parameters, "phi": self.phi, "classes": self.classes, "sends": self.sends, **known}
-        return function(**{name: known[name] for name in inspect.signature(function).parameters if name in known})
+    @property
+    def clocked(self) -> list[str]:
+        """The counters that it reads, or its constraints do."""
+        bindings = (self.binding, *(each.binding for each in self.constraints))
+        return list(dict.fromkeys(name for binding in bindings for name in binding.clocked))
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value:g}" for name, value in self.part.parameters.items())
+        return f"{self.part.rule}({values})" if values else self.part.rule
 
 
 class RuleLayer(nnx.Module):
@@ -88,81 +92,176 @@ class RuleLayer(nnx.Module):
     promote_dtype: Any
     map_for: ClassVar[Callable[..., Linear]]
 
-    def follow(self, following: Following, made: Mapping[str, Any], key: Array) -> None:
+    def follow(self, following: Following, made: Mapping[str, Any]) -> None:
         """Take up a rule: tensors with a pseudo-gradient become `nnx.Param`, others `Held`."""
-        self.following = following
-        module, binding = following.module, following.binding
+        before = set(vars(self))
+        taught, binding = following.taught, following.binding
         moved = {output.target for own in binding.passes for output in own.received}
+        moved |= {
+            o.target
+            for own in binding.evoked
+            if not own.errors
+            for o in taught.outputs_of(own.phase)
+            if o.kind != "grad"
+        }
         for name, value in made.items():
-            if name not in ("W", "b"):
-                kind = nnx.Param if name in module.Params._fields else Assigned if name in moved else Held
-                setattr(self, name, kind(value) if value is not None else None)
-        for output in binding.task.received if binding.task else ():
-            if output.receiver in self.receivers:
-                like = self.variable(output.target)
-                setattr(self, output.receiver, None if like is None else Assigned(jnp.zeros_like(like.get_value())))
-        for name in binding.clocked:
+            learns = name in taught.module.Params._fields and (taught.sends or name not in binding.serves_sending)
+            kind = nnx.Param if learns else Assigned if name in moved else Held
+            setattr(self, name, kind(value) if value is not None else None)
+        for output in (output for own in binding.passes if own.errors for output in own.received):
+            if output.receiver in self.receivers_of(taught):
+                like = self.value(output.target)
+                setattr(self, output.receiver, None if like is None else Assigned(jnp.zeros_like(like)))
+        for name in following.clocked:
             setattr(self, name, Told(jnp.zeros(())))
         if "target" in binding.reads:
-            self.target = Told(jnp.zeros((0, following.classes or 0)))
-        if binding.draws:
-            setattr(self, SOURCE, Source(key))
-        if binding.direct:
-            setattr(self, ZERO, Zero(jnp.zeros(())))
-        if hasattr(module, "advance") and "batch_size" in inspect.signature(module.advance).parameters:
-            setattr(self, BATCH, Told(jnp.ones(())))
+            self.target = Told(jnp.zeros((0, taught.classes or 0)))
+        drawing = [binding, *(each.binding for each in following.constraints)]
+        if any(each.draws for each in drawing) or binding.driven:
+            setattr(self, CLOCK, Told(jnp.zeros((), jnp.int32)))
+        if any("batch_size" in asked(f) for name, f in vars(taught.module).items() if name.startswith("advance")):
+            setattr(self, BATCH, Assigned(jnp.ones(())))
+        self.following = replace(following, added=(*(name for name in vars(self) if name not in before), "following"))
+
+    @staticmethod
+    def receivers_of(taught: Taught) -> tuple[str, ...]:
+        """Second references to tensors that have a gradient already."""
+        fields: tuple[str, ...] = taught.module.Beside._fields if hasattr(taught.module, "Beside") else ()
+        return fields
 
     @property
     def receivers(self) -> tuple[str, ...]:
         """Second references to tensors that have a gradient already."""
-        module = self.following.module
-        return module.Beside._fields if hasattr(module, "Beside") else ()
+        return self.receivers_of(self.following.taught)
+
+    def name_of(self, name: str) -> str:
+        """What W, b, or a tensor of the rule is called here."""
+        return {"W": self.weights, "b": "bias"}.get(name, name)
 
     def variable(self, name: str) -> nnx.Variable[Any] | None:
         """The variable of W, b, or a tensor of the rule."""
-        found: nnx.Variable[Any] | None = getattr(self, {"W": self.weights, "b": "bias"}.get(name, name), None)
+        found: nnx.Variable[Any] | None = getattr(self, self.name_of(name), None)
         return found
 
-    def held(self, names: tuple[str, ...]) -> dict[str, Array | None]:
-        """The values of some tensors, by the names that the rule gives them."""
-        variables = {name: self.variable(name) for name in names}
-        return {name: None if variable is None else variable.get_value() for name, variable in variables.items()}
+    def value(self, name: str) -> Any:
+        """The value of W, b, or a tensor of the rule, in the shape that the rule knows."""
+        variable = self.variable(name)
+        return None if variable is None else self.flat(name, variable.get_value())
+
+    def set_value(self, name: str, value: Any) -> None:
+        """The inverse of `value`; what is stored keeps its type."""
+        variable = self.variable(name)
+        if variable is not None:
+            old = variable.get_value()
+            variable.set_value(
+                jax.tree.map(lambda new, before: new.astype(before.dtype).reshape(before.shape), value, old)
+            )
+
+    def flat(self, name: str, value: Any) -> Any:
+        """W and b in the shape that the rule knows."""
+        return value
 
     def arguments(self, convert: Callable[[Any], Any] = lambda value: value) -> dict[str, Any]:
-        """What functions of the module are given: params, state, beside, and what the network was told."""
-        module = self.following.module
+        """What functions of the module are given: tensors, parameters, and what the network was told."""
+        taught = self.following.taught
+        module = taught.module
         given: dict[str, Any] = {
-            "params": module.Params(**self.held(module.Params._fields)),
-            "state": module.State(**self.held(module.State._fields)),
+            "params": module.Params(*map(self.value, module.Params._fields)),
+            "state": module.State(*map(self.value, module.State._fields)),
         }
         if self.receivers:
-            given["beside"] = module.Beside(**self.held(self.receivers))
+            given["beside"] = module.Beside(*map(self.value, self.receivers))
         given = jax.tree.map(convert, given)
-        return given | {name: getattr(self, name).get_value() for name in self.following.binding.clocked}
+        given |= {name: getattr(self, name).get_value() for name in self.following.clocked}
+        return given | self.parameters()
+
+    def parameters(self) -> dict[str, Any]:
+        """The values of the rule's parameters; of those that change, what the network was told last."""
+        names = self.following.part.parameters
+        changed = {
+            name: vars(self)[PARAMETER.format(name)].get_value()
+            for name in names
+            if PARAMETER.format(name) in vars(self)
+        }
+        return {**names, **changed}
 
     def linear_map(self, x: Array | None = None) -> Linear:
         """The linear map for an input x; without one, for functions that read no activity."""
         return type(self).map_for(self, self.following.size if x is None else x.shape[1:-1])
 
+    # --- a pass ---
+
     def learning_forward(self, x: Array) -> Array:
         """u = W @ x + b, differentiated by the rule."""
-        following, kernel = self.following, self.variable("W")
-        assert kernel is not None
+        taught, own = self.following.taught, current()
         floats = () if jnp.issubdtype(x.dtype, jnp.integer) else (x,)
-        promoted = self.promote_dtype((kernel.get_value(), *floats), dtype=self.dtype)
+        promoted = self.promote_dtype((self.value("W"), *floats), dtype=self.dtype)
         dtype, x = promoted[0].dtype, promoted[1] if floats else x
-        given = self.arguments(lambda value: value.astype(dtype))
-        if "target" in following.binding.reads:
+        given = self.arguments(lambda value: value.astype(dtype)) | {"x": x, "layer": self.linear_map(x)}
+        if "target" in taught.binding.reads:
             given["target"] = self._target(x.shape[0])
+        u = self._with_errors(own, given) if own is None or own.travels else self._without_errors(own, given)
+        if own is not None and taught.path in own.zeros:
+            zero = own.zeros.pop(taught.path)
+            self._check_zero(zero, u)
+            u = u + zero
         if hasattr(self, BATCH):
-            getattr(self, BATCH).set_value(jnp.full((), float(x.shape[0])))
-        result = following.call(following.module.apply, layer=self.linear_map(x), x=x, **given)
-        if not following.binding.direct:
-            return result  # type: ignore[no-any-return]
-        u, zero = result
-        holder: Zero = getattr(self, ZERO)
-        holder.set_value(holder.get_value() + zero)
+            u = u + arriving(getattr(self, BATCH).get_value(), jnp.full((), float(x.shape[0]))).astype(u.dtype)
+        return u
+
+    def _with_errors(self, own: Passing | None, given: dict[str, Any]) -> Array:
+        taught, x = self.following.taught, given["x"]
+        this, name = taught.own_pass(TASK if own is None else own.phase)
+        if (this.direct or this.dense) and own is None:
+            raise UserError(
+                f"{self.following.part.rule} reads errors from other layers, and this layer ran outside the forward "
+                "pass of the converted network",
+                "call the whole network, or convert the part that you call",
+            )
+        if this.dense and own is not None:
+            shapes = {taught.path: given["layer"].post_shape, **{k: v.post_shape for k, v in taught.downstream.items()}}
+            given["zeros"] = [own.zero_for(path, (len(x), *shape), x) for path, shape in shapes.items()]
+        found = taught.run(name, **given)
+        u, *more = found if this.direct or this.dense else (found,)
+        if this.direct and own is not None:
+            own.to_output(self, more[0])
+        if this.dense and own is not None:
+            own.zeros.pop(taught.path)  # it is in u already
+            own.zeros |= zip(taught.downstream, more[-1], strict=True)
         return u  # type: ignore[no-any-return]
+
+    def _check_zero(self, zero: Array, u: Array) -> None:
+        if zero.shape != u.shape:
+            raise UserError(
+                f"the activity of {self.following.taught.path} is {list(u.shape)}, and that of the example was "
+                f"{list(zero.shape)}",
+                f"{self.following.part.rule} has a map for every neuron: convert with an example of the right size",
+            )
+
+    def _without_errors(self, own: Passing, given: dict[str, Any]) -> Array:
+        """What the phase makes of the activity arrives as gradients, whatever errors there are."""
+        taught, phase = self.following.taught, own.phase
+        fixed = {**given, **{name: jax.lax.stop_gradient(given[name]) for name in ("params", "state")}}
+        if not taught.has(phase):
+            return given["layer"].apply(fixed["params"].W, given["x"], fixed["params"].b)
+        found = taught.run(phase, **fixed)
+        (u, *rest) = found if type(found) is tuple else (found,)
+        brought, stored = taught.sorted_results(phase, jax.lax.stop_gradient(rest))
+        values = {name: value for (_, name), value in brought.items()}
+        for new, before in zip(stored, (fixed["params"], fixed["state"]), strict=True):
+            if new is not None:
+                moved = [o.target for o in taught.outputs_of(phase) if o.kind != "grad" and hasattr(new, o.target)]
+                values |= {name: _change(getattr(new, name), getattr(before, name)) for name in moved}
+        values = {name: value for name, value in values.items() if value is not None and self._moves(name)}
+        holders = {name: self.variable(name).get_value() for name in values}  # type: ignore[union-attr]
+        shaped = {k: jnp.broadcast_to(v, self.value(k).shape).reshape(holders[k].shape) for k, v in values.items()}
+        arrived = arriving(holders, {name: value.astype(holders[name].dtype) for name, value in shaped.items()})
+        return u + arrived.astype(u.dtype)  # type: ignore[no-any-return]
+
+    def _moves(self, name: str) -> bool:
+        """Whether a tensor is there to learn: what serves sending alone is not, where nothing is sent."""
+        taught = self.following.taught
+        return self.variable(name) is not None and (taught.sends or name not in taught.binding.serves_sending)
 
     def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
         """inputs: [batch, *pre], or without the batch; a convolution takes several leading axes as well"""
@@ -183,15 +282,14 @@ class RuleLayer(nnx.Module):
             )
         return target
 
-    def split_key(self) -> Array | None:
-        """A new key from the layer's source; None for a rule that draws nothing."""
-        source: Source | None = getattr(self, SOURCE, None)
-        if source is None:
-            return None
-        given: Array
-        kept, given = jax.random.split(source.get_value())
-        source.set_value(kept)
-        return given
+    def key(self) -> Array | None:
+        """The random key of this step; None for a layer that draws nothing."""
+        clock: Told | None = getattr(self, CLOCK, None)
+        return None if clock is None else jax.random.fold_in(key_for(*self.following.key), clock.get_value())
+
+
+def _change(new: Any, old: Any) -> Any:
+    return None if old is None else jax.tree.map(lambda a, b: a - b, new, old)
 
 
 # --- the kinds of layers ---
@@ -213,6 +311,10 @@ def _pairs(module: Any) -> tuple[tuple[int, int], ...]:
 
 def _dense(module: Any, size: Any = None) -> Linear:
     return Dense(module.in_features, module.out_features)
+
+
+def _general(module: Any, size: Any = None) -> Linear:
+    return Dense(prod(module.in_features), prod(module.out_features))
 
 
 def _convolution(module: Any, size: tuple[int, ...] | None = None) -> Linear:
@@ -266,11 +368,31 @@ class RuleEmbed(RuleLayer, nnx.Embed):
     example_axes, weights, map_for = 0, "embedding", _embedding
 
 
+class RuleGeneral(RuleLayer, nnx.LinearGeneral):
+    """A dense layer over several axes, such as a projection of attention: [batch, *, *in] -> [batch, *, *out]."""
+
+    map_for = _general
+
+    def flat(self, name: str, value: Any) -> Any:
+        """W: [in, out], b: [out]"""
+        shapes = {"W": (prod(self.in_features), prod(self.out_features)), "b": (prod(self.out_features),)}
+        return value.reshape(shapes[name]) if name in shapes else value
+
+    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+        """inputs: the axes `axis` are those of in_features; those of out_features stand last in what comes out"""
+        count = len(self.in_features)
+        x = jnp.moveaxis(inputs, self.axis, range(-count, 0))
+        around = x.shape[: x.ndim - count]
+        u = self.learning_forward(x.reshape(prod(around), prod(self.in_features)))
+        return u.reshape(*around, *self.out_features)
+
+
 KINDS: dict[type[nnx.Module], type[RuleLayer]] = {
     nnx.Linear: RuleLinear,
     nnx.Conv: RuleConv,
     nnx.ConvTranspose: RuleConvTranspose,
     nnx.Embed: RuleEmbed,
+    nnx.LinearGeneral: RuleGeneral,
 }
 TELLABLE = tuple(name for name in COUNTERS if name != "step")
 
@@ -280,14 +402,3 @@ def rule_layers(net: nnx.Module) -> Iterator[tuple[tuple[Any, ...], RuleLayer]]:
     for path, node in nnx.iter_graph(net):
         if isinstance(node, RuleLayer):
             yield path, node
-
-
-def take_zeros(net: nnx.Module) -> Any:
-    """The sum of the zeros that the layers have emitted in this forward pass; they emit them anew in the next."""
-    total: Any = 0.0
-    for _, layer in rule_layers(net):
-        if layer.following.binding.direct:
-            holder: Zero = getattr(layer, ZERO)
-            total = total + holder.get_value()
-            holder.set_value(jnp.zeros(()))
-    return total

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.extend.core import Literal
+from jax.ad_checkpoint import checkpoint_name
 
 from ruledsl.assembly import Trace, Traced
+from ruledsl.errors import UserError
+from ruledsl_jax.dependence import MARK, Dependence
 from ruledsl_jax.modules import KINDS
 
+PARAMETERS = "parameters"
+IN, OUT = "into ", "out of "
 
-def trace(net: nnx.Module, example: Array) -> Trace:
-    """What every layer meets, in the order in which they run first, in evaluation mode."""
+
+def trace(net: nnx.Module, example: Any) -> Trace:
+    """What every layer meets, in the order in which they run first, in evaluation mode.
+
+    Raises UserError where the example does not go through.
+    """
     copy = nnx.clone(net)
     copy.eval()  # type: ignore[no-untyped-call]
     parts: Any = nnx.split(copy, nnx.Param, ...)
@@ -24,49 +31,46 @@ def trace(net: nnx.Module, example: Array) -> Trace:
     met: dict[str, tuple[Any, Any]] = {}
     visits: dict[str, int] = {}
 
-    def run(params: Any, taps: Mapping[str, Array]) -> tuple[dict[str, Array], Any]:
-        """The inputs of all layers; to what a layer computes, a tap of its name is added."""
+    def run(params: Any) -> Any:
         net = nnx.merge(graph, params, rest)
-        fed: dict[str, Array] = {}
         for name, module in list(modules_of(net, (), set())):
             if type(module) in KINDS:
-                module.__class__ = _watched(type(module), name, met, visits, fed, taps)
-        return fed, net(example)
+                module.__class__ = _watched(type(module), name, met, visits)
+        return net(example)
 
-    output = jax.eval_shape(lambda params: run(params, {})[1], params)
-    shapes = {name: u for name, (_, u) in met.items()}
-    visits.clear()
-    above = _above(lambda params, taps: run(params, taps)[0], params, shapes)
+    try:
+        jaxpr, output = jax.make_jaxpr(run, return_shape=True)(params)
+    except Exception as error:
+        raise UserError(
+            f"the example does not go through the network: {type(error).__name__}: {_first_line(error)}",
+            f"example={_shown(example)} was given, where an input batch was expected",
+        ) from error
+    outgoing = [OUT + name for name in met]
+    dependence = Dependence(outgoing)
+    dependence.through(jaxpr.jaxpr, [frozenset({PARAMETERS})] * len(jaxpr.jaxpr.invars))
+    above = {name: dependence.met.get(IN + name, frozenset()) for name in met}
     layers = {
-        name: Traced(x, u, "" in above[name], tuple(other for other in met if name in above[other]), visits[name])
+        name: Traced(x, u, bool(above[name]), tuple(other for other in met if OUT + name in above[other]), visits[name])
         for name, (x, u) in met.items()
     }
     shape: tuple[int, ...] = getattr(output, "shape", ())
     return Trace(layers, shape[1] if len(shape) == 2 else None)
 
 
-def _above(run: Callable[..., Any], params: Any, shapes: Mapping[str, Any]) -> dict[str, set[str]]:
-    """By layer, the layers on whose output its input depends; among them "" where it depends on parameters."""
-    taps = {name: jnp.zeros(shape) for name, shape in shapes.items()}
-    jaxpr = jax.make_jaxpr(run)(params, taps).jaxpr
-    sources = [*[{""}] * len(jax.tree.leaves(params)), *({"", name} for name in sorted(taps))]
-    reached: dict[Any, set[str]] = dict(zip(jaxpr.invars, sources, strict=True))
-
-    def of(value: Any) -> set[str]:
-        return set() if isinstance(value, Literal) else reached.get(value, set())
-
-    for equation in jaxpr.eqns:
-        reached |= dict.fromkeys(equation.outvars, set[str]().union(*map(of, equation.invars)))
-    return {name: of(value) for name, value in zip(sorted(shapes), jaxpr.outvars, strict=True)}
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
-def _watched(kind: Any, name: str, met: Any, visits: Any, fed: Any, taps: Mapping[str, Array]) -> Any:
+def _shown(example: Any) -> str:
+    return f"{example.dtype}{list(example.shape)}" if hasattr(example, "shape") else type(example).__name__
+
+
+def _watched(kind: Any, name: str, met: Any, visits: Any) -> Any:
     def call(self: Any, inputs: Array, *args: Any, **options: Any) -> Any:
-        u = kind.__call__(self, inputs, *args, **options)
+        u = kind.__call__(self, checkpoint_name(inputs, MARK + IN + name), *args, **options)
         met.setdefault(name, (inputs.shape, u.shape))
         visits[name] = visits.get(name, 0) + 1
-        fed[name] = fed[name] + inputs.sum() if name in fed else inputs.sum()
-        return u + taps[name].astype(u.dtype) if name in taps and taps[name].shape == u.shape else u
+        return checkpoint_name(u, MARK + OUT + name)
 
     return type(kind.__name__, (kind,), {"__call__": call})
 

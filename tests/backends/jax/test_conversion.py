@@ -309,12 +309,12 @@ def test_activation_and_clock_reach_the_rule() -> None:
 def test_what_cannot_follow_a_rule_is_listed() -> None:
     class Mixed(nnx.Module):
         def __init__(self) -> None:
-            self.general = nnx.LinearGeneral(10, 5, rngs=nnx.Rngs(0))
+            self.general = nnx.Einsum("ab,bc->ac", (10, 5), rngs=nnx.Rngs(0))
             self.causal = nnx.Conv(5, 5, (3,), padding="CAUSAL", rngs=nnx.Rngs(0))
             self.read = nnx.Linear(5, 2, rngs=nnx.Rngs(0))
 
     net = Mixed()
-    with pytest.warns(UserWarning, match="LinearGeneral is no Linear, Conv, ConvTranspose or Embed"):
+    with pytest.warns(UserWarning, match="Einsum is no Linear, LinearGeneral, Conv, ConvTranspose or Embed"):
         convert(net, rules.backprop)
     assert [name for name, _ in net.ruledsl.skipped] == ["general", "causal"]
     assert net.ruledsl.layers == ("read",)
@@ -324,7 +324,7 @@ def test_converting_twice_or_nothing_is_an_error() -> None:
     net = convert(Perceptron(), rules.backprop)
     with pytest.raises(UserError, match="only once"):
         convert(net, rules.backprop)
-    with pytest.raises(UserError, match="no Linear, Conv, ConvTranspose or Embed"):
+    with pytest.raises(UserError, match="no Linear, LinearGeneral, Conv, ConvTranspose or Embed"):
         convert(nnx.BatchNorm(3, rngs=nnx.Rngs(0)), rules.backprop)
     with pytest.raises(UserError, match="not converted"):
         advance(Perceptron())

@@ -14,7 +14,6 @@ from flax import nnx
 from jax import numpy as jnp
 
 import ruledsl
-from ruledsl.errors import UserError
 from ruledsl_jax import TAUGHT, advance, convert, observe
 
 BATCH, CLASSES = 5, 3
@@ -73,8 +72,3 @@ def test_rules_are_found_by_name_and_take_parameters() -> None:
     difference = jax.tree.map(lambda a, b: a - b, nnx.grad(loss)(strong, images()), nnx.grad(loss)(weak, images()))
     kernel = strong.hidden.kernel[...]
     np.testing.assert_allclose(difference["hidden"]["kernel"][...], kernel, rtol=1e-3, atol=1e-5)
-
-
-def test_a_rule_with_phases_is_refused() -> None:
-    with pytest.raises(UserError, match="phase"):
-        convert(Small(), "weight_mirror")
