@@ -1,7 +1,8 @@
 """The numbers that we hold to, measured: `make bench`, or `python -m benchmarks [NAME ...]` for some of them.
 
-Each module here but `targets` and `__main__` has a function `measure() -> dict[str, Measured]`; its keys stand in
-`targets.TARGETS`, with what we want to reach. To add a benchmark: a module, and a row for each of its numbers.
+Each module here but `targets`, `rules`, `turns` and `__main__` has a function `measure() -> dict[str, Measured]`; its
+keys stand in `targets.TARGETS`, with what we want to reach. To add a benchmark: a module, and a row for each of its
+numbers.
 """
 
 import sys

@@ -12,6 +12,7 @@ import sys
 import time
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.targets import BENCHMARKS, TARGETS, Measured, Target
+from benchmarks.targets import BENCHMARKS, OF_JAX, TARGETS, Measured, Target
 
 ROOT = Path(__file__).parent.parent
 LATEST = ROOT / "benchmarks" / "results" / "latest.json"
@@ -43,6 +44,10 @@ def main() -> int:
 
     console = Console()
     results: Results = {}
+    if find_spec("jax") is None:
+        left_out = [name for name in names if name in OF_JAX]
+        names = tuple(name for name in names if name not in OF_JAX)
+        console.print(f"JAX is not installed; left out: {', '.join(left_out)}" if left_out else "")
     for name in names:
         with console.status(f"measuring: {name}"):
             start = time.perf_counter()
@@ -107,7 +112,10 @@ def write(rows: list[Target], results: Results) -> None:
     report = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES if find_spec(name)},
+        },
         "numbers": entries,
     }
     LATEST.parent.mkdir(parents=True, exist_ok=True)

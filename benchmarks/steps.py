@@ -3,22 +3,20 @@
     python -m benchmarks.steps [RULE ...] [--rounds 12] [--compiled] [--device cuda]
 
 A turn is one step, or for a rule whose schedule alternates as many steps as it has phases: "both phases".
-Every turn stands between two plain steps in the same process, and is divided by their mean: a load on the machine that
-lasts longer than these leaves the ratio as it is. Reported is the median over rounds.
+How turns are compared is said in `benchmarks.turns`.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.targets import TARGETS, Measured
+from benchmarks.turns import Step, beside
 from ruledsl.architectures import Architecture, get
 from ruledsl_torch import advance, convert, observe, optimizers
 from ruledsl_torch.network import NetworkState
@@ -27,7 +25,6 @@ from ruledsl_torch.networks import activations, build
 RULES = tuple(target.key for target in TARGETS if target.benchmark == "steps")
 BATCH, CLASSES = 32, 10
 RESNET = get("resnet18_cifar", (3, 32, 32), CLASSES)
-Step = Callable[[], None]
 
 
 def plain_step(network: Architecture, x: Tensor, labels: Tensor, *, compiled: bool = False) -> Step:
@@ -68,13 +65,15 @@ def turn(network: Architecture, rule: str, x: Tensor, labels: Tensor, *, compile
     return all_phases
 
 
-def seconds(step: Step) -> float:
-    """Of one call."""
-    start = time.perf_counter()
-    step()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def finished(step: Step) -> Step:
+    """The same step; it is over when a GPU is through with it."""
+
+    def both() -> None:
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return both
 
 
 def measure(
@@ -90,32 +89,13 @@ def measure(
     torch.set_num_threads(2)
     torch.manual_seed(0)
     x, labels = torch.randn(batch, *network.input_shape).to(device), torch.randint(CLASSES, (batch,)).to(device)
-    plain = plain_step(network, x, labels, compiled=compiled)
-    turns = {rule: turn(network, rule, x, labels, compiled=compiled) for rule in rules}
-    for _ in range(2):
-        for step in (plain, *turns.values()):
-            step()
-    own: dict[str, list[float]] = {rule: [] for rule in rules}
-    beside: dict[str, list[float]] = {rule: [] for rule in rules}
-    for _ in range(rounds):
-        before = seconds(plain)
-        for rule, step in turns.items():
-            own[rule].append(seconds(step))
-            after = seconds(plain)
-            beside[rule].append((before + after) / 2)
-            before = after
-    return {rule: _ratio(own[rule], beside[rule]) for rule in rules}
+    plain = finished(plain_step(network, x, labels, compiled=compiled))
+    turns = {rule: finished(turn(network, rule, x, labels, compiled=compiled)) for rule in rules}
+    return beside(plain, turns, rounds)
 
 
 def _sgd(parameters: object) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)  # type: ignore[arg-type]
-
-
-def _ratio(own: list[float], plain: list[float]) -> Measured:
-    ratios = [mine / other for mine, other in zip(own, plain, strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4)
-    note = f"quartiles {low:.3f} to {high:.3f}, {1000 * statistics.median(own):.0f} ms"
-    return Measured(statistics.median(ratios), note)
 
 
 def main() -> None:

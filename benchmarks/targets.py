@@ -27,6 +27,10 @@ class Target:
 SMALL = "MLP 784-256-10 step, one thread: "
 OPTIMIZER = "optimizer step, ratio to torch's foreach: "
 STEP = "ResNet-18 step, ratio to plain: "
+JAX_STEP = "JAX: ResNet-18 step, ratio to backprop by hand: "
+TRAINER = "JAX: train, one thread, time of an epoch, ratio to PyTorch: "
+POPULATION = "JAX: 8 runs as compare takes them, ratio to one after the other: "
+START = "JAX: command to first step of train, digits: "
 TARGETS = (
     Target("compiler", "compile", "parse, check and emit a library rule, median", 15, "ms"),
     Target("compiler", "check", "ruledsl check rules/*.rule, cold process", 0.7, "s"),
@@ -42,6 +46,21 @@ TARGETS = (
     Target("steps", "symmetric_alignment", STEP + "symmetric_alignment", 1.10),
     Target("steps", "activation_alignment", STEP + "activation_alignment, both phases", 2.0),
     Target("steps", "information_alignment", STEP + "information_alignment, both phases", 2.4),
+    Target("jax_steps", "feedback_alignment", JAX_STEP + "feedback_alignment", 1.03),
+    Target("jax_steps", "kolen_pollack", JAX_STEP + "kolen_pollack", 1.05),
+    Target("jax_steps", "direct_feedback_alignment", JAX_STEP + "direct_feedback_alignment", 0.75),
+    Target("trainers", "mlp", TRAINER + "MLP 784-256-10, MNIST", 0.5),
+    Target("trainers", "lenet", TRAINER + "LeNet, MNIST", 1.3),
+    Target("populations", "small mlp", POPULATION + "MLP 64-32-10, digits", 1.05),
+    Target("populations", "mlp", POPULATION + "MLP 784-256-10, MNIST", 1.05),
+    Target("populations", "lenet", POPULATION + "LeNet, digits", 1.05),
+    Target("compilations", "later", "JAX: programs compiled after the first epoch, 6 rules, LeNet and MLP", 0),
+    Target("starts", "first", START + "the first time", 6, "s"),
+    Target("starts", "second", START + "the second time", 3, "s"),
+    Target("starts", "compare", "JAX: compare --seeds 8, digits, ratio to 8 times train", 1 / 3),
+    Target(
+        "curves", "torch", "JAX against PyTorch, 200 losses of a LeNet on MNIST, every rule: distance, largest", 1e-3
+    ),
     Target("loops", "autocast", "autocast bf16 against float32, LeNet, every rule: 1 - cosine, largest", 0.01),
     Target("loops", "replicas", "2 processes against the joint batch, every rule: difference, largest", 1e-5),
     Target("loops", "silent", "probes of other people's loops that go wrong in silence", 0),
@@ -64,3 +83,5 @@ TARGETS = (
     Target("compiled", "jitted", "jax.jit against the reference, every rule and phase, float64", 1e-10),
 )
 BENCHMARKS = tuple(dict.fromkeys(target.benchmark for target in TARGETS))
+OF_JAX = ("jax_steps", "trainers", "populations", "compilations", "starts", "curves")
+"""Benchmarks that need JAX."""
