@@ -6,13 +6,19 @@ Both backends' `convert` hand in what they have found in a network, and install 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from ruledsl.emit.binding import Binding, is_family
 from ruledsl.errors import UserError, suggest
+from ruledsl.locality import experiment as locality
+from ruledsl.locality.experiment import Experiment
+from ruledsl.locality.flow import Ledger, Verdict
 from ruledsl.program import TASK, Program, Schedule
 
 Shape = tuple[int, ...]
@@ -89,11 +95,13 @@ class Part:
     """A rule with the values that its parameters have.
 
     verdict   of its ledger: `local` or `nonlocal`; None for a program, which has no ledger
+    ledger    what its synapses would have to know
     """
 
     program: Program
     parameters: Mapping[str, float]
-    verdict: str | None = None
+    verdict: Verdict | None = None
+    ledger: Ledger = ()
 
     @property
     def rule(self) -> str:
@@ -147,7 +155,7 @@ def compiled(rule: RuleLike, backend: str, parameters: Mapping[str, float]) -> P
         if parameters:
             _check_parameters(str(rule), ruledsl.load(rule).parameters, parameters)
         loaded = ruledsl.load(rule, **parameters)  # static parameters can be given, too
-        return replace(part_of(loaded.compile(backend), {}), verdict=loaded.verdict)
+        return replace(part_of(loaded.compile(backend), {}), verdict=loaded.verdict, ledger=loaded.ledger)
     if isinstance(rule, Program):
         return part_of(rule, parameters)
     program = None if isinstance(rule, type) or not hasattr(rule, "compile") else rule.compile(backend)
@@ -156,7 +164,8 @@ def compiled(rule: RuleLike, backend: str, parameters: Mapping[str, float]) -> P
             f"{rule!r} is no rule",
             'a rule is a name such as "feedback_alignment", the path of a file, ruledsl.load(...), or a Program',
         )
-    return replace(part_of(program, parameters), verdict=getattr(rule, "verdict", None))
+    known = part_of(program, parameters)
+    return replace(known, verdict=getattr(rule, "verdict", None), ledger=getattr(rule, "ledger", ()))
 
 
 def part_of(program: Program, parameters: Mapping[str, float]) -> Part:
@@ -321,3 +330,53 @@ def _check_phases(parts: Mapping[str, Part], trace: Trace) -> None:
             raise UserError(f"{own.rule} reads delta[k], and {name} runs {trace.layers[name].visits} times")
         if own.binding.dense and trace.hidden:
             raise UserError(f"{own.rule} reads delta[k], and {trace.hidden}")
+
+
+def check_elementwise(name: str, activation: Callable[[Any], Any], array: Callable[[Any], Any]) -> None:
+    """An activation is what each neuron does by itself. Raises UserError for one that mixes the neurons of a layer.
+
+    array  makes an array of the backend from one of NumPy
+    """
+    plain = np.linspace(-1.0, 1.0, 6, dtype=np.float32).reshape(2, 3)
+    other = plain.copy()
+    other[0, 0] += 0.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            before, after = (np.asarray(activation(array(v))) for v in (plain, other))
+        except (TypeError, ValueError, RuntimeError, IndexError):  # what can't take these is for the first pass to say
+            return
+    if before.shape == plain.shape and not np.array_equal(before.ravel()[1:], after.ravel()[1:]):
+        raise UserError(
+            f"the activation of {name} mixes neurons: each would have to know the others of its layer",
+            "rules call `phi` what a neuron does by itself, such as relu or tanh",
+        )
+
+
+MOST_NAMES = 3  # of layers, in a line
+
+
+def experiment_of(
+    parts: Mapping[str, Part], output: Part | None, constraints: Sequence[Part], norms: bool, convolutions: bool
+) -> Experiment:
+    """The ledger of a converted network: by layer, the rule that it follows.
+
+    output  the rule that layers at the network's output were given, where it is another
+    """
+    layers: dict[int, list[str]] = {}
+    for name, part in parts.items():
+        layers.setdefault(id(part), []).append(name)
+    found: list[locality.Part] = []
+    for part in {id(part): part for part in parts.values()}.values():
+        role: locality.Role = "output rule" if part is output else "rule"
+        where = _listed(layers[id(part)]) if len(layers) > 1 else ""
+        found.append(locality.Part(role, part.rule, part.verdict, part.ledger, where))
+    found += [locality.Part("constraint", one.rule, one.verdict, one.ledger) for one in constraints]
+    hidden = len(parts) - sum(part is output for part in parts.values())
+    network = locality.of_network(norms, convolutions)
+    return Experiment(tuple(found), network, locality.sends_back(found, hidden))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -71,6 +71,8 @@ MESSAGES |= {
     "E0319": "{what} must be {wanted}, but this is {found}",
     "E0320": "`{word}` is no axis",
     "E0321": "`post[k]` can only be where a map comes from, in `post[k] -> pre`",
+    "E0322": "`total` takes an activity, with a batch or positions to sum over, but this is {found}",
+    "E0323": "{what} is one number per neuron, but this is {found}, one for each example and position",
     # --- E04: energies and their derivatives (passes/differentiate.py) ---
     "E0401": "an energy must be a scalar, but this is {found}",
     "E0402": "`minimize` can change weights, but `{name}` is {found}",

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ruledsl.analysis.check_types import check_types
 from ruledsl.analysis.resolve import Found, Library, resolve
+from ruledsl.analysis.typed import TypedRule
 from ruledsl.analysis.unused import report_unused
 from ruledsl.checked import Checked
 from ruledsl.diagnostics import Diagnostic, Diagnostics, RuleError
+from ruledsl.ir.equations import Equations
 from ruledsl.language.parser import parse
 from ruledsl.locality.contract import check_contract
-from ruledsl.locality.flow import trace_flow
+from ruledsl.locality.flow import trace_flows
+from ruledsl.locality.movers import entries_of_movers
 from ruledsl.passes.differentiate import differentiate
 from ruledsl.passes.lower import lower
 from ruledsl.passes.simplify import simplify
@@ -77,9 +81,14 @@ def check(found: Found, library: Library, values: Mapping[str, float | bool] | N
     if diagnostics.errors:
         return result(typed=typed)
     equations = simplify(lowered)
-    ledger = trace_flow(equations)
-    check_contract(typed, equations, ledger, diagnostics)
-    return result(typed=typed, lowered=lowered, equations=equations, ledger=ledger)
+    flows = trace_flows(equations)
+    flows = replace(flows, ledger=(*flows.ledger, *entries_of_movers(typed, equations, _equations)))
+    check_contract(typed, equations, flows, diagnostics)
+    return result(typed=typed, lowered=lowered, equations=equations, ledger=flows.ledger)
+
+
+def _equations(typed: TypedRule) -> Equations:
+    return simplify(differentiate(lower(typed), lambda *args, **values: None))
 
 
 def check_text(

@@ -25,7 +25,7 @@ optimizer comparing {
 }""",
     "numbers before a list is overwritten": """
 optimizer before {
-  locality { allow norm(m) }
+  locality { allow pool(units) }
   state m : p = 1
   state v : scalar = 1
   m <- 0.5 * m + g
@@ -34,7 +34,7 @@ optimizer before {
 }""",
     "numbers of a list": """
 optimizer of_a_list {
-  locality { allow norm(p) allow pool(units) }
+  locality { allow stat(p) allow pool(units) }
   state v : scalar = 0
   v <- sq(max(g, p))
   p <- p - lr * (g - std(max(g, p)))
@@ -49,7 +49,7 @@ optimizer measuring {
   c <- c1
   spread <- max(spread, std(g)) + sq(g) - dot(g, p)
   p <- p - lr * norm(p) / (c1 + 1) * g - 0.01 * (p - first) + 0.001 * (mean(abs(p))) * g
-  locality { allow norm(p)  allow norm(first)  allow pool(units) }
+  locality { allow norm(p)  allow stat(p)  allow stat(first)  allow pool(units) }
 }""",
     "bounding": """
 optimizer bounding {

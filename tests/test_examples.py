@@ -16,7 +16,11 @@ SAID = {
     "3_jax_function.py": ["(3, 10) -> (3, 50)", "(4, 64, 50)", "step 300"],
     "4_compare_rules.py": ["feedback_alignment", "test error", "plot:"],
     "5_plain_jax.py": ["angle between W and B", "of the images that it has not seen are right"],
-    "6_flax_nnx.py": ["direct_kolen_pollack is local", "of the images that it has not seen are right"],
+    "6_flax_nnx.py": [
+        "direct_kolen_pollack",
+        ": local; broadcast(e) -> send",
+        "of the images that it has not seen are right",
+    ],
     "7_equinox.py": ["angle between W and B", "of the images that it has not seen are right"],
 }
 

@@ -7,7 +7,7 @@ import pytest
 import ruledsl
 
 LOCAL, NONLOCAL = "local", "nonlocal"
-OPERATIONS_ON_FEEDBACK = {"reverse(B) -> B", "pool(batch) -> B", "pool(units) -> B"}
+OPERATIONS_ON_FEEDBACK = {"reverse(B) -> B", "pool(batch) -> B", "pool(units) -> B", "pool(units) -> send"}
 LEDGERS: dict[str, tuple[str, set[str]]] = {
     "backprop": (NONLOCAL, {"reverse(W) -> send"}),
     "feedback_alignment": (LOCAL, set()),
@@ -31,12 +31,12 @@ LEDGERS: dict[str, tuple[str, set[str]]] = {
     "weight_mirror_ad": (LOCAL, {"pool(batch) -> B"}),
     "information_alignment": (LOCAL, set()),
     "weight_mirror_ad_ops": (NONLOCAL, OPERATIONS_ON_FEEDBACK),
-    "information_alignment_tpe": (NONLOCAL, OPERATIONS_ON_FEEDBACK),
-    "direct_kolen_pollack": (LOCAL, {"broadcast(e) -> send"}),
-    "direct_sign_symmetry": (LOCAL, {"broadcast(e) -> send"}),
+    "information_alignment_tpe": (NONLOCAL, OPERATIONS_ON_FEEDBACK | {"multiplex(post -> pre) -> B"}),
+    "direct_kolen_pollack": (LOCAL, {"broadcast(e) -> send", "broadcast(e) -> B"}),
+    "direct_sign_symmetry": (LOCAL, {"broadcast(e) -> send", "broadcast(e) -> C"}),
     "drtp": (LOCAL, {"broadcast(target) -> send"}),
     "oja": (LOCAL, set()),
-    "oja_subspace": (NONLOCAL, {"reverse(W) -> W"}),
+    "oja_subspace": (NONLOCAL, {"reverse(W) -> W", "multiplex(pre -> post) -> W"}),
     "constant_norm": (NONLOCAL, {"norm(W) -> n", "norm(W) -> W"}),
     "frozen_signs": (LOCAL, set()),
     "manhattan_1": (LOCAL, set()),

@@ -12,7 +12,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from ruledsl.assembly import Assembly, Facts, Part, RuleLike, Trace, assemble, compiled, unsuitable
+from ruledsl.assembly import (
+    Assembly,
+    Facts,
+    Part,
+    RuleLike,
+    Trace,
+    assemble,
+    check_elementwise,
+    compiled,
+    experiment_of,
+    unsuitable,
+)
 from ruledsl.choices import Choice, Choices, compiled_choices, follow, left_alone, several
 from ruledsl.errors import RuleWarning, UserError, suggest
 from ruledsl.listing import LEFT_ALONE, assigned, by, taught, unlike
@@ -88,7 +99,8 @@ def convert(
         layer.follow(following, made)
     if _shares_passes(assembly):
         net.__class__ = guided(type(net))
-    record = _record(chosen, layers, traced, assembly, skipped)
+    norms = any(isinstance(module, nnx.BatchNorm) for _, module in modules_of(net, (), set()))
+    record = _record(chosen, layers, traced, assembly, skipped, norms)
     net.ruledsl = record.begun()  # type: ignore[attr-defined]
     for message, help in _remarks(parts, skipped):
         warnings.warn(f"{message}\n  help: {help}", RuleWarning, stacklevel=2)
@@ -278,6 +290,8 @@ def _activations(layers: Mapping[str, Any], given: Mapping[str, Activation | str
                 f"the activation of {name} is {chosen!r}, which is no function of an array",
                 "give jax.nn.relu or the name of a function of jax.nn",
             )
+        if name in given:
+            check_elementwise(name, chosen, jnp.asarray)
         found[name] = chosen
     return found
 
@@ -286,7 +300,12 @@ def _activations(layers: Mapping[str, Any], given: Mapping[str, Activation | str
 
 
 def _record(
-    chosen: Choices, layers: Mapping[str, Any], traced: Trace, assembly: Assembly, skipped: Mapping[str, str]
+    chosen: Choices,
+    layers: Mapping[str, Any],
+    traced: Trace,
+    assembly: Assembly,
+    skipped: Mapping[str, str],
+    norms: bool,
 ) -> Record:
     """Of a network whose layers have taken up their rules."""
     places = assembly.places
@@ -299,7 +318,9 @@ def _record(
     errors = {own.phase for binding in bindings for own in binding.evoked if own.errors}
     driven = {own.phase for binding in bindings for own in binding.driven}
     rows = tuple(_row(name, layers[name], part, traced) for name, part in parts.items())
-    notes = tuple(_notes(parts, assembly.constraints))
+    convolutions = any("Conv" in type(layers[name]).__name__ for name in parts)
+    experiment = experiment_of(parts, chosen.output, assembly.constraints, norms, convolutions)
+    notes = (*experiment.lines(), *_notes(parts, assembly.constraints))
     left = tuple(skipped.items())
     phases = tuple(sorted(errors)), tuple(sorted(driven))
     return Record(title, tuple(places), left, assembly.classes, schedule, *phases, rows, notes)
@@ -319,9 +340,6 @@ def _row(name: str, layer: Any, part: Part, traced: Trace) -> tuple[str, ...]:
 
 def _notes(parts: Mapping[str, Part], constraints: Sequence[Part]) -> Iterator[str]:
     rules = {part.rule: part for part in parts.values()}
-    verdicts = ", ".join(f"{rule} is {part.verdict}" for rule, part in rules.items() if part.verdict)
-    if verdicts:
-        yield f"ledger: {verdicts}"
     if constraints:
         yield f"after every step: {', '.join(part.rule for part in constraints)}"
     others = dict.fromkeys(o.optimizer for part in rules.values() for _, o in part.binding.taught)

@@ -89,8 +89,10 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def keep_programs() -> None:
+def keep_programs(seconds: float = 0.05) -> None:
     """Keep compiled programs where the next process finds them, unless JAX was told where, or that it shall not.
+
+    seconds  those that took at least so long to compile
 
     The folder is that of the processor: a program for another one of the same family may not run here.
     """
@@ -102,7 +104,8 @@ def keep_programs() -> None:
     except OSError:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1 if seconds == 0 else 0)
     if find_spec("filelock"):  # what JAX needs to throw away the oldest
         jax.config.update("jax_compilation_cache_max_size", LARGEST)
 

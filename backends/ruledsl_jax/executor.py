@@ -15,9 +15,20 @@ from ruledsl.verification.executor import Precision, Results, collect
 from ruledsl.verification.geometries import DenseGeometry, Geometry
 from ruledsl_jax import layouts
 from ruledsl_jax.dependence import Dependence
+from ruledsl_jax.devices import keep_programs
 from ruledsl_jax.linear import Convolution, Dense, Linear
 
+ACTIVATIONS: dict[str, tuple[Any, Any]] = {
+    "tanh": (jnp.tanh, lambda v: 1 - jnp.tanh(v) ** 2),
+    "relu": (jax.nn.relu, lambda v: (v > 0).astype(v.dtype)),
+    "sigmoid": (jax.nn.sigmoid, lambda v: jax.nn.sigmoid(v) * (1 - jax.nn.sigmoid(v))),
+}
 _ACTIVITY = ("x", "u", "delta", "delta_k")
+
+
+def prepare() -> None:
+    """Before many small programs are compiled, in a process that does nothing else: the next one finds them."""
+    keep_programs(0.0)
 
 
 def executor(
@@ -129,11 +140,10 @@ def arguments_of(
     program: Program, geometry: Geometry, values: Mapping[str, Any], precision: Precision
 ) -> dict[str, Any]:
     """Everything that the functions of a program are called with, in JAX's layout."""
-    spaces = {**_spaces(program), "g": ("pre", "post")}
+    spaces = {"g": ("pre", "post"), **_spaces(program)}
     static = {
         "layer": linear_map(geometry),
-        "phi": jnp.tanh,
-        "dphi": lambda v: 1 - jnp.tanh(v) ** 2,
+        **dict(zip(("phi", "dphi"), ACTIVATIONS[values.get("activation", "tanh")], strict=True)),
     }
     dtype = jnp.float64 if precision == "float64" else jnp.float32
     dynamic = {name: _to_jax(name, v, spaces, geometry, dtype) for name, v in values.items() if name not in static}

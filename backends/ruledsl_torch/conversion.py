@@ -11,10 +11,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
-from ruledsl.assembly import Assembly, Facts, Part, Place, RuleLike, Trace, assemble, compiled, unsuitable
+from ruledsl.assembly import (
+    Assembly,
+    Facts,
+    Part,
+    Place,
+    RuleLike,
+    Trace,
+    assemble,
+    check_elementwise,
+    compiled,
+    experiment_of,
+    unsuitable,
+)
 from ruledsl.choices import Choice, Choices, compiled_choices, follow, left_alone, output_layers, several
 from ruledsl.errors import UserError, suggest
 from ruledsl.listing import LEFT_ALONE
+from ruledsl.locality.experiment import Experiment
 from ruledsl_torch import transformations as transformations  # says what layers can't be part of
 from ruledsl_torch.attending import leave
 from ruledsl_torch.composites import COMPOSITES, is_closed, is_open, opened
@@ -106,12 +119,24 @@ def convert(
         network = Record(_title(chosen, parts), {}, assembly.classes, generator)
         network.draws = None if seed is None else Seeded(int(seed))
         network.skipped, network.roles = skipped, _roles(traced)
-        network.verdicts = {part.rule: part.verdict for part in parts.values() if part.verdict}
+        network.experiment = _experiment(net, layers, parts, chosen.output, assembly.constraints)
         install(net, network, layers, assembly, place)
     warn_of_shared_weights(net, weight_layers(net))
     for key, message, help in _remarks(network, traced, chosen):
         warn_once(network, key, message, help)
     return net
+
+
+def _experiment(
+    net: nn.Module,
+    layers: Mapping[str, nn.Module],
+    parts: Mapping[str, Part],
+    output: Part | None,
+    constraints: Sequence[Part],
+) -> Experiment:
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
+    convolutions = any(isinstance(layers[name], nn.modules.conv._ConvNd) for name in parts)
+    return experiment_of(parts, output, constraints, norms, convolutions)
 
 
 def _activations(layers: Mapping[str, nn.Module], given: Mapping[str, Phi | str]) -> dict[str, Phi | None]:
@@ -136,6 +161,9 @@ def _activations(layers: Mapping[str, nn.Module], given: Mapping[str, Phi | str]
                 f"the activation of {name} is {chosen!r}, which is no function of a tensor",
                 "give torch.relu, nn.ReLU() or the name of a function of torch.nn.functional",
             )
+        if name in given:
+            with torch.no_grad():
+                check_elementwise(name, chosen, torch.tensor)
         found[name] = chosen
     return found
 

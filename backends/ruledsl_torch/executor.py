@@ -19,6 +19,11 @@ CONVOLUTIONS = {
     False: (nn.Conv1d, nn.Conv2d, nn.Conv3d),
     True: (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
 }
+ACTIVATIONS: dict[str, tuple[Any, Any]] = {
+    "tanh": (torch.tanh, lambda v: 1 - torch.tanh(v) ** 2),
+    "relu": (torch.relu, lambda v: (v > 0).to(v.dtype)),
+    "sigmoid": (torch.sigmoid, lambda v: torch.sigmoid(v) * (1 - torch.sigmoid(v))),
+}
 
 
 def executor(
@@ -27,7 +32,8 @@ def executor(
     """See `ruledsl.verification.executor.Executor`. PyTorch's layout is the reference's."""
     dtype = torch.float32 if precision == "float32" else torch.float64
     arguments = {name: _tensor(value, dtype) for name, value in values.items()}
-    arguments.update(layer=linear_map(geometry), phi=torch.tanh, dphi=lambda v: 1 - torch.tanh(v) ** 2)
+    phi, dphi = ACTIVATIONS[values.get("activation", "tanh")]
+    arguments.update(layer=linear_map(geometry), phi=phi, dphi=dphi)
     for name in ("step", "epoch", "progress", "lr"):
         arguments[name] = torch.tensor(values[name], dtype=torch.float64)
     results = collect(program, phase, arguments)

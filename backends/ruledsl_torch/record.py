@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ruledsl.ir.phases import TASK, Schedule
 from ruledsl.listing import TITLES, aligned, assigned, by, in_turn, taught, unlike
+from ruledsl.locality.experiment import Experiment
 from ruledsl.program import program_of
 from ruledsl_torch.attending import AttendedNetwork
 from ruledsl_torch.layers import RuleLayer
@@ -28,14 +29,14 @@ class Record(AttendedNetwork):
 
     roles      by layer, its part in the network as far as that is known: `hidden`; `output`, from which the network's
                output is reached without another weight layer between; `first`, which sends to nobody
-    verdicts   by rule, that of its ledger: `local` or `nonlocal`, where a ledger is at hand
+    experiment the ledger of all that trains the network
     added      by layer, what the rule added to it: the way back; `hooks`: those that modules have got
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.roles: dict[str, str] = {}
-        self.verdicts: dict[str, str] = {}
+        self.experiment: Experiment | None = None
         self.added: dict[str, Added] = {}
         self.hooks: list[RemovableHandle] = []
 
@@ -55,9 +56,8 @@ class Record(AttendedNetwork):
         )
 
     def _notes(self) -> Iterator[str]:
-        verdicts = ", ".join(f"{rule} is {verdict}" for rule, verdict in self.verdicts.items())
-        if verdicts:
-            yield f"ledger: {verdicts}"
+        if self.experiment is not None:
+            yield from self.experiment.lines()
         constraints = dict.fromkeys(each.rule for layer in self.layers.values() for each in layer.constraints)
         if constraints:
             yield f"after every step: {', '.join(constraints)}"

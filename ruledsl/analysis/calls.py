@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from ruledsl.analysis import names
 from ruledsl.analysis.scope import Scope
-from ruledsl.ir.nodes import Attribute, Node
-from ruledsl.ir.operations import CALLS, FUNCTIONS
+from ruledsl.ir.nodes import Attribute, Node, scalar
+from ruledsl.ir.operations import CALLS, FUNCTIONS, make
 from ruledsl.ir.types import AXES
 from ruledsl.language import tree
 from ruledsl.language.printer import print_expression
@@ -100,7 +100,24 @@ def _averaged(scope: Scope, call: tree.Call, place: SourceLocation, expression: 
             scope.fail("E0320", word.span, help, word=print_expression(word))
             return None
         mean = word.id
+    if call.function.id == "total":
+        return _total(scope, call, place, expression, mean)
     return operation(scope, CALLS[call.function.id], call.args, place, expression, (mean,))
+
+
+def _total(
+    scope: Scope, call: tree.Call, place: SourceLocation, expression: Expression, mean: str | None
+) -> Node | None:
+    """`total(v)`; with a mean, divided by the sizes of the axes that v has."""
+    node = operation(scope, "total", call.args, place, expression)
+    if node is None or mean is None:
+        return node
+    (value,) = node.args
+    if "batch" in value.type.axes:
+        node = replace(make("div", node, scalar("batch_size")), place=place)
+    if mean == "all" and "positions" in value.type.axes:
+        node = replace(make("div", node, make("count", value, attrs=("positions",))), place=place)
+    return node
 
 
 def _over_axis(scope: Scope, call: tree.Call, place: SourceLocation, expression: Expression) -> Node | None:

@@ -83,7 +83,7 @@ def optimizers(context: Context, check: Check) -> None:
         context.rule.optimizers[slot] = (other.name, values)
         check_new_name(item.slot, context.kind, located.text, context.diagnostics)
         parameters = {k: v for k, v in values.items() if k != "lr"}
-        check(other, parameters, _places(item.value.keywords, located.text))
+        context.rule.movers[slot] = check(other, parameters, _places(item.value.keywords, located.text))
 
 
 def constraints(context: Context, check: Check) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ruledsl.analysis import names
-from ruledsl.analysis.context import Context, available, expect, lets_of
+from ruledsl.analysis.context import Context, available, expect, fits, lets_of
 from ruledsl.analysis.distributions import distribution
 from ruledsl.analysis.expressions import expression, named
 from ruledsl.analysis.resolve import Located, check_new_name
 from ruledsl.analysis.scope import Scope
 from ruledsl.analysis.typed import TypedPhase, Update
-from ruledsl.ir.nodes import Node
+from ruledsl.ir.nodes import Node, walk
 from ruledsl.ir.phases import AFTER_STEP, TASK
 from ruledsl.ir.types import PARAMETER, PRE, SCALAR, Type, activity
 from ruledsl.language import tree
+from ruledsl.language.lexer import short
+from ruledsl.language.printer import print_expression
 from ruledsl.source import Source, SourceLocation
 
 
@@ -169,12 +171,18 @@ def _update(context: Context, update: Update, phase: TypedPhase) -> None:
 
 
 def _stored(context: Context, node: Node | None, type: Type, what: str, expr: tree.Expr, text: Source) -> Node | None:
-    """A value to be stored in a tensor: of its type, or an activity that is summed over batch and positions."""
-    both_vectors = node is not None and type.kind == "vector" == node.type.kind
-    same_space = node is not None and both_vectors and node.type.target == type.target
-    if node is not None and same_space and "units" in node.type.axes and not node.type.boolean:
-        return node
-    return expect(context, node, type, what, expr, text)
+    """A value to be stored in a tensor: of its type. How an activity is accumulated is for the author to say."""
+    if node is None or fits(node.type, type) or type.kind != "vector" or node.type.kind != "vector":
+        return expect(context, node, type, what, expr, text)
+    if node.type.target != type.target or "units" not in node.type.axes or node.type.boolean:
+        return expect(context, node, type, what, expr, text)
+    written = short(print_expression(expr))
+    help = f"`total({written})` sums over batch and positions, `total({written}, mean=all)` averages"
+    if any(part.op == "tensor" and part.type == type for part in walk(node)):
+        help = "put what is summed over batch and positions into `total(...)`, or `total(..., mean=all)` to average; "
+        help += "what is one number per neuron already stays outside, as in `h <- 0.9 * h + 0.1 * total(u, mean=all)`"
+    context.report("E0323", expr.span, text, help, what=what, found=node.type.in_words)
+    return None
 
 
 def _grad(context: Context, item: tree.Grad, phase: TypedPhase, scope: Scope, condition: Node | None) -> None:

@@ -93,5 +93,6 @@ class TypedRule:
     schedule: tree.Schedule | None = None
     schedule_counts: dict[int, float] = field(default_factory=dict)
     optimizers: dict[str, tuple[str, dict[str, float | bool]]] = field(default_factory=dict)
+    movers: dict[str, TypedRule] = field(default_factory=dict)
     constraints: list[TypedRule] = field(default_factory=list)
     used: set[str] = field(default_factory=set)  # every name that some expression reads

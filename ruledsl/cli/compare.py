@@ -83,6 +83,6 @@ def table(comparison: Comparison) -> Table:
         error = f"{100 * row.test_error:.2f} %" if row.test_error is not None else ""
         spread = f"± {100 * row.spread:.2f}" if row.spread is not None else ""
         seconds = f"{row.seconds_per_epoch:.3f}" if row.seconds_per_epoch is not None else ""
-        verdict = row.rule.verdict + (f", {diverged} of {len(row.runs)} diverged" if diverged else "")
+        verdict = row.verdict + (f", {diverged} of {len(row.runs)} diverged" if diverged else "")
         shown.add_row(row.label, error, spread, seconds, verdict)
     return shown

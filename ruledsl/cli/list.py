@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ruledsl import library
-from ruledsl.explain.ledger import as_json, in_short
+from ruledsl.explain.ledger import as_json, in_short, short
 from ruledsl.explain.terminal import WIDTH, bold, count, dim, table, visible
 from ruledsl.rule import Rule
 
@@ -66,7 +66,8 @@ def _paper_table(name: str, as_lines: bool) -> None:
 
 def _lines(rule: Rule, width: int) -> str:
     """Name, verdict and what moves between synapses; below that, what it is and where it comes from."""
-    first = f"{bold(f'  {rule.name:{width - 2}}')}{rule.verdict:10}{in_short(rule.ledger)}".rstrip()
+    moves = short(in_short(rule.ledger), WIDTH - width - 10)
+    first = f"{bold(f'  {rule.name:{width - 2}}')}{rule.verdict:10}{moves}".rstrip()
     what = "; ".join(visible(part) for part in (rule.title, rule.source) if part)
     below = textwrap.wrap(what, WIDTH, initial_indent=" " * width, subsequent_indent=" " * (width + 2))
     return "\n".join([first, *map(dim, below)])

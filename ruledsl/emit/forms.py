@@ -88,8 +88,8 @@ def _spread(writer: Writer, node: Node, other: Node) -> str:
     return writer.write(node, PRODUCT + 1)
 
 
-def summed(writer: Writer, node: Node) -> str:
-    """An activity that is stored: one number per unit."""
+def total(writer: Writer, node: Node) -> str:
+    """`total(v)`: an activity summed over batch and positions, one number per unit."""
     if node.type.target == OUT:
         return f"{writer.write(node.args[0], 9)}.sum(0)"
     return f"{writer.use('layer')}.sum_to_units({writer.write(node.args[0])})"

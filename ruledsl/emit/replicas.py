@@ -19,7 +19,7 @@ from ruledsl.ir.operation import Homogeneity
 from ruledsl.ir.operations import OPERATIONS
 from ruledsl.passes.scaling import ERRORS
 
-REDUCTIONS = frozenset({"outer", "dot", "sq", "total", "summed"})
+REDUCTIONS = frozenset({"outer", "dot", "sq", "sum_all", "total"})
 
 
 class Unlike(Exception):
@@ -123,7 +123,7 @@ def _over_batch(node: Node) -> bool:
     return any("batch" in arg.type.axes for arg in node.args)
 
 
-LINEAR = frozenset({"add", "sub", "neg", "transpose", "mean", "total", "summed", "sum_k", "full_like"})
+LINEAR = frozenset({"add", "sub", "neg", "transpose", "mean", "sum_all", "total", "sum_k", "full_like"})
 PRODUCTS = frozenset({"mul", "apply", "outer", "dot"})
 """Operations that keep an average over the processes what it is: in each argument, and in one of the arguments."""
 

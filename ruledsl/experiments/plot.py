@@ -76,6 +76,6 @@ def _matrix(curves: Sequence[Sequence[float]]) -> np.ndarray[tuple[int, ...], np
 
 def _label(row: Row) -> str:
     if row.test_error is None:
-        return f"{row.label} ({row.rule.verdict})\ndiverged"
+        return f"{row.label} ({row.verdict})\ndiverged"
     spread = f" ± {100 * row.spread:.1f}" if row.spread is not None else ""
-    return f"{row.label} ({row.rule.verdict})\n{100 * row.test_error:.1f}{spread} %"
+    return f"{row.label} ({row.verdict})\n{100 * row.test_error:.1f}{spread} %"

@@ -58,6 +58,11 @@ class Row:
         seconds = [epoch.seconds for run in self.runs for epoch in run.epochs if epoch.epoch]
         return median(seconds) if seconds else None
 
+    @property
+    def verdict(self) -> str:
+        """That of everything that trains the network; of the rule alone before the first run."""
+        return next((run.verdict for run in self.runs if run.verdict), self.rule.verdict)
+
     def curves(self) -> list[list[float]]:
         """Test error after each epoch (from 0), one list for each run."""
         return [[epoch.test.error for epoch in run.epochs] for run in self.runs]
@@ -66,7 +71,7 @@ class Row:
         """Everything, ready for JSON."""
         return {
             "rule": self.label,
-            "verdict": self.rule.verdict,
+            "verdict": self.verdict,
             "parameters": dict(self.rule.parameters),
             "test_error": self.test_error,
             "spread": self.spread,

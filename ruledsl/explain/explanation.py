@@ -169,7 +169,7 @@ class Explanation:
         rule = self.rule
         entries = [
             {"source": e.source, "sink": e.sink, "channel": e.channel, "phase": e.phase, "line": e.line}
-            | {"column": e.column, "term": e.term, "bits": bits}
+            | {"column": e.column, "term": e.term, "count": e.count, "bits": bits}
             for e, bits in zip(self.ledger, self.bits or [None] * len(self.ledger), strict=True)
         ]
         cost = {"network": self.network, "batch": self.batch, "phases": [_expense(e) for e in self.expenses]}
@@ -300,7 +300,7 @@ def _line(equation: Equation, value: Node) -> Line:
     receiver = equation.optimizer if equation.role == "grad" else None
     line = equation.place.span.line if equation.place else None
     relation = _SIGNS.get(equation.role, "=")
-    summed = value.op == "summed" and value.name is None
+    summed = value.op == "total" and value.name is None
     shown = show(value.args[0] if summed else value)
     return Line(equation.role, equation.target, relation, shown, latex(value), summed, receiver, line)
 

@@ -151,7 +151,7 @@ def _latex(node: Node, part) -> tuple[str, int]:  # type: ignore[no-untyped-def]
         return rf"\begin{{cases}} {rows} \end{{cases}}", _PRODUCT
     if op == "full_like":
         return part(args[1], _PRODUCT + 1), _PRODUCT
-    if op == "summed":
+    if op == "total":
         return rf"\sum {part(args[0], _PRODUCT + 1)}", _PRODUCT
     if op == "sum_k":
         return rf"\sum_{{{node.attrs[0]}}} {part(args[0], _PRODUCT)}", _PRODUCT

@@ -45,6 +45,8 @@ def as_json(entry: Entry) -> dict[str, Any]:
         "line": entry.line,
         "column": entry.column,
         "term": entry.term,
+        "count": entry.count,
+        "bits": entry.bits,
     }
 
 

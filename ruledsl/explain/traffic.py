@@ -8,8 +8,9 @@ from ruledsl.explain.cost import LayerSize, only_for_feedback
 from ruledsl.ir.equations import Equations
 from ruledsl.ir.nodes import walk
 from ruledsl.ir.printer import show
-from ruledsl.ir.types import PARAMETER, Type
+from ruledsl.ir.types import PARAMETER, Space, Type
 from ruledsl.locality.flow import Entry
+from ruledsl.locality.labels import MODULATE, MULTIPLEX
 
 VALUE_BITS = 32
 
@@ -17,10 +18,11 @@ VALUE_BITS = 32
 def bits_per_update(equations: Equations, entry: Entry, layers: Iterable[LayerSize]) -> int:
     """The information that an entry of the ledger moves in one update of the network, for one example.
 
-    value, reverse   32 bits for every synapse of the source
-    sign             1 bit for every synapse of the source
-    norm             32 bits for every layer
-    pool, broadcast  32 bits for every neuron whose activity is pooled or broadcast, in every layer that it reaches
+    value, reverse        32 bits for every synapse of the source
+    sign                  1 bit for every synapse of the source
+    norm, stat, modulate  32 bits for each of the numbers that the entry counts, in every layer
+    multiplex             32 bits for every message that it counts and every neuron that sends it
+    pool, broadcast       32 bits for every neuron whose activity is pooled or broadcast, in every layer that it reaches
 
     The first weight layer sends to nobody, and what only its `send` would need is not counted.
     """
@@ -30,8 +32,11 @@ def bits_per_update(equations: Equations, entry: Entry, layers: Iterable[LayerSi
 
 
 def _bits(equations: Equations, entry: Entry, layer: LayerSize) -> int:
-    if entry.channel == "norm":
-        return VALUE_BITS
+    if entry.channel in ("norm", "stat", MODULATE):
+        return VALUE_BITS * entry.count
+    if entry.channel == MULTIPLEX:
+        name, _, index = entry.source.partition(" -> ")[0].rstrip("]").partition("[")
+        return VALUE_BITS * entry.count * layer.neurons(Space(name, index or None))  # type: ignore[arg-type]
     if entry.source in equations.tensors and not entry.channel.startswith("pool"):
         synapses = layer.numbers(equations.tensors[entry.source].type)
         return synapses if entry.channel == "sign" else VALUE_BITS * synapses

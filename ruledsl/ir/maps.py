@@ -88,6 +88,7 @@ ROWS = (
         "outer",
         rules.outer_product,
         Call("outer", 2, mean=True),
+        flow="gathered",
         derivative=_outer,
         numpy=_outer_product,
         homogeneity="product",
@@ -104,14 +105,22 @@ ROWS = (
         "phi", rules.own_activation, Call("phi", 1), derivative=times(lambda a, y: make("dphi", a))
     ),  # what it means is for the layer to say
     Operation("dphi", rules.own_activation, differentiable=False),
-    Operation("summed", rules.per_neuron, differentiable=False, numpy=_to_units, homogeneity="kept"),
+    Operation(
+        "total",
+        rules.per_neuron,
+        Call("total", 1, mean=True),
+        flow="totalled",
+        derivative=lambda node, g: [make("mul", make("full_like", node.args[0], 1.0), g)],
+        numpy=_to_units,
+        homogeneity="kept",
+    ),
     Operation(
         "full_like",
         rules.like_first,
         Call("full_like", 2),
         flow="of_second",
         derivative=lambda node, g: [None, reduced(g, SCALAR)],
-        numpy=lambda np, node, layer, value, number: np.full_like(value, number),
+        numpy=lambda np, node, layer, value, number: np.full_like(value, number, order="C"),  # of the shape alone
         homogeneity="kept",
     ),
     Operation("sum_k", rules.over_layers, Call("sum", 1, index=True), differentiable=False, homogeneity="kept"),

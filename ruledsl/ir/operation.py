@@ -19,7 +19,17 @@ Cotangents = Sequence[Node | None]
 Derivative = Callable[[Node, Node], Cotangents]
 Meaning = Callable[..., Any]
 Flow = Literal[
-    "joined", "nothing", "of_second", "transposed", "applied", "sign", "compared", "pooled", "pooled_everywhere"
+    "joined",
+    "nothing",
+    "of_second",
+    "transposed",
+    "applied",
+    "gathered",
+    "totalled",
+    "sign",
+    "compared",
+    "pooled",
+    "pooled_everywhere",
 ]
 """How information passes through an operation: the name of its rule in `ruledsl.locality.flow_rules`."""
 
@@ -124,9 +134,9 @@ def reduced(g: Node, type: Type) -> Node:
     if g.type.kind == "scalar":
         return g
     if type.kind == "scalar":
-        return make("total", g)
+        return make("sum_all", g)
     if type.axes == PER_UNIT and "units" in g.type.axes:
-        return make("summed", g)
+        return make("total", g)
     for axis in sorted(g.type.axes - type.axes):
         g = make("mul", make("mean", g, attrs=(axis,)), make("count", g, attrs=(axis,)))
     return g

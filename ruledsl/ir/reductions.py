@@ -133,7 +133,7 @@ ROWS = (
         homogeneity="kept",
     ),
     Operation(
-        "total",
+        "sum_all",
         rules.everything,
         flow="pooled_everywhere",
         derivative=lambda node, g: [make("full_like", node.args[0], g)],

@@ -140,7 +140,9 @@ def reduction(types: Sequence[Type], attrs: Sequence[Attribute]) -> Type:
 
 
 def per_neuron(types: Sequence[Type], attrs: Sequence[Attribute]) -> Type:
-    """An activity summed over batch and positions: one number per neuron."""
+    """`total(v)`: an activity summed over batch and positions, one number per neuron."""
+    if types[0].kind != "vector" or types[0].boolean or "units" not in types[0].axes or types[0].axes == PER_UNIT:
+        raise Mismatch("E0322", 0, found=types[0].in_words)
     return Type("vector", target=types[0].target, axes=PER_UNIT)
 
 

@@ -267,7 +267,11 @@ class TreeBuilder(Transformer[Token, tuple[tree.Definition, ...]]):
 
     def clause(self, v: Values, span: Span) -> tree.Clause:
         sink = v[-1].name if isinstance(v[-1], _Second) else None
-        return tree.Clause.model_construct(span=span, verb=v[0].value, channel=v[1], argument=v[3], sink=sink)
+        places = [value for value in v if isinstance(value, tree.Name | tree.Index)]
+        towards = places[1] if len(places) > 1 else None
+        return tree.Clause.model_construct(
+            span=span, verb=v[0].value, channel=v[1], argument=places[0], towards=towards, sink=sink
+        )
 
     def extends(self, v: Values, span: Span) -> Item:
         return tree.Extends.model_construct(span=span, name=v[1])

@@ -204,7 +204,7 @@ def _text(node: Definition | Statement, indent: int, wide: bool = False) -> str:
         case tree.Alternate():
             return f"alternate : {_names(node.phases)}"
         case tree.Clause():
-            argument = lay_out(node.argument, 0, 0)
+            argument = " -> ".join(lay_out(place, 0, 0) for place in (node.argument, node.towards) if place)
             return f"{node.verb} {node.channel.id}({argument})" + (f" -> {node.sink.id}" if node.sink else "")
         case _:
             raise AssertionError(f"{type(node).__name__} has a block")

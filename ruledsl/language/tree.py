@@ -266,11 +266,12 @@ class Schedule(Node):
 
 
 class Clause(Node):
-    """`allow sign(W) -> send`, `allow pool(batch) -> B`, `forbid broadcast(delta[k])`; no sink: every sink."""
+    """`allow sign(W) -> send`, `allow multiplex(post -> pre)`, `forbid broadcast(delta[k])`; no sink: every sink."""
 
     verb: Literal["allow", "forbid"]
     channel: Ident
     argument: Name | Index
+    towards: Name | Index | None = None
     sink: Ident | None = None
 
 

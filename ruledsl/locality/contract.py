@@ -3,74 +3,157 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from ruledsl.analysis.names import SIGNALS, suggestion
 from ruledsl.analysis.resolve import Located
 from ruledsl.analysis.typed import TypedRule
 from ruledsl.diagnostics import Diagnostics
 from ruledsl.ir.equations import Equations
+from ruledsl.ir.phases import AFTER_STEP, INIT
 from ruledsl.ir.types import AXES
 from ruledsl.language import tree
-from ruledsl.locality.flow import Entry, Ledger
-from ruledsl.locality.labels import BROADCAST, TRANSPORT
+from ruledsl.locality.flow import Entry, Flows
+from ruledsl.locality.labels import BROADCAST, MODULATE, MULTIPLEX, TRANSPORT
 from ruledsl.source import Source
 
-_WHY = {
-    "value": "the weights of {source} are read at other synapses than their own, in `{term}`",
-    "sign": "the signs of {source} are read at other synapses than their own, in `{term}`",
-    "norm": "a number about all of {source} reaches every synapse, in `{term}`",
-    "reverse": "the synapses of {source} are used backwards, in `{term}`",
-    "pool(batch)": "the activity {source} is averaged over the batch, in `{term}`",
-    "pool(units)": "the activity {source} is averaged over the layer, in `{term}`",
-    "pool(positions)": "the activity {source} is averaged over positions, in `{term}`",
-    "broadcast": "{source} comes from a layer that these synapses are not connected to, in `{term}`",
+MEANING = {
+    "value": "the weights of {source} are read at other synapses than their own",
+    "sign": "the signs of {source} are read at other synapses than their own",
+    "norm": "the length of {source}, a number about all of its synapses, is known elsewhere",
+    "stat": "a number about all of the synapses of {source} is known elsewhere",
+    "reverse": "the synapses of {source} are used backwards",
+    "multiplex": "an axon has to carry more than its one signal through {source} at a time",
+    "pool(batch)": "each example would have to know {source} of the other examples in the batch",
+    "pool(units)": "each neuron would have to know {source} of the other neurons in its layer",
+    "pool(positions)": "each position would have to know {source} at other positions",
+    "broadcast": "{source} comes from a layer far away, a number for each of its neurons",
+    "modulate": "one number made of {source}, the same for every synapse, is broadcast like a neuromodulator",
 }
+"""What each channel asks of neurons and synapses, in one line."""
+STRONGER = {"sign": ("value",), "norm": ("value",), "stat": ("value",), "modulate": ("broadcast",)}
+"""The channels that tell all that a channel tells, and more."""
 
 
-def check_contract(rule: TypedRule, equations: Equations, ledger: Ledger, diagnostics: Diagnostics) -> None:
+class Allowance(NamedTuple):
+    """A clause of a `locality` block, with what it is about in the spelling of `Entry.flow`."""
+
+    clause: tree.Clause
+    flow: str
+    within: str | None
+    """The phase for which alone it speaks: that of a constraint with a block of its own."""
+
+    def covers(self, entry: Entry) -> bool:
+        """Whether it is about an entry."""
+        if self.flow != entry.flow or (self.within is not None and entry.phase != self.within):
+            return False
+        sink = self.clause.sink
+        if sink is None or entry.sink == sink.id:
+            return True
+        return self.within is not None and entry.sink.rstrip("_").endswith(f"_{sink.id}")
+
+
+def check_contract(rule: TypedRule, equations: Equations, flows: Flows, diagnostics: Diagnostics) -> None:
     """Every entry allowed and none forbidden; an allowance that nothing needs is a warning."""
     blocks = rule.flat.of(tree.Locality)
-    clauses: list[tuple[tree.Clause, str]] = []
-    misspelt: list[tree.Clause] = []
+    sinks = {e.target for e in equations.equations if e.role != "drive"}
+    clauses, misspelt = _clauses(blocks, equations, diagnostics)
+    misspelt += [a.clause for a in clauses if a.clause.sink and a.clause.sink.id not in sinks]
+    forbidding = [a for a in clauses if a.clause.verb == "forbid"]
+    allowing = [a for a in clauses if a.clause.verb == "allow"]
+    spoken_for = list(_of_constraints(rule, equations))
+    told: set[tuple[str, str]] = set()  # what happens twice, in two phases for example, needs one allowance
     needed: set[int] = set()
+    for entry in flows.ledger:
+        matching = [a for a in (*allowing, *spoken_for) if a.covers(entry)]
+        needed |= {id(a.clause) for a in matching}
+        key = (entry.flow, entry.sink)
+        if _forbid(entry, forbidding, diagnostics) or key in told or entry.part:
+            told.add(key)
+            continue
+        if not matching and not any(_meant(clause, entry) for clause in misspelt):
+            allowance = f"allow {entry.flow} -> {entry.sink}"
+            help = f"if the rule is meant to need this, say so: `locality {{ {allowance} }}`"
+            values = {"channel": entry.flow, "sink": entry.sink, "why": why(entry)}
+            diagnostics.add("E0501", entry.place.span, help=help, text=entry.place.text, **values)
+        told.add(key)
+    for entry in flows.held:
+        if (entry.flow, entry.sink) not in told and _forbid(entry, forbidding, diagnostics, by_way_of_maps=True):
+            told.add((entry.flow, entry.sink))
+    for located in blocks:
+        _report_needless(located, clauses, sinks, needed, rule, diagnostics)
+
+
+def why(entry: Entry) -> str:
+    """What an entry asks of neurons and synapses, in a line."""
+    return f"{MEANING[entry.channel].format(source=_in_words(entry.source))}, in `{entry.term}`"
+
+
+def _clauses(
+    blocks: Iterable[Located], equations: Equations, diagnostics: Diagnostics
+) -> tuple[list[Allowance], list[tree.Clause]]:
+    clauses: list[Allowance] = []
+    misspelt: list[tree.Clause] = []
     for located in blocks:
         assert isinstance(located.item, tree.Locality)
         for clause in located.item.clauses:
             if flow := _flow(clause, located, equations, diagnostics):
-                clauses.append((clause, flow))
+                clauses.append(Allowance(clause, flow, None))
             else:
                 misspelt.append(clause)
-    sinks = {e.target for e in equations.equations if e.role != "drive"}
-    misspelt += [clause for clause, _ in clauses if clause.sink and clause.sink.id not in sinks]
-    told: set[tuple[str, str]] = set()  # what happens twice, in two phases for example, needs one allowance
-    for entry in ledger:
-        why = _WHY[entry.channel].format(source=_in_words(entry.source), term=entry.term)
-        matching = [c for c, flow in clauses if flow == entry.flow and (c.sink is None or c.sink.id == entry.sink)]
-        place = entry.place
-        for clause in matching:
-            needed.add(id(clause))
-            if clause.verb == "forbid" and (entry.flow, entry.sink) not in told:
-                values = {"channel": entry.flow, "sink": entry.sink, "why": why}
-                diagnostics.add("E0502", place.span, text=place.text, **values)
-        excused = any(_meant(clause, entry) for clause in misspelt)
-        if not matching and not excused and (entry.flow, entry.sink) not in told:
-            allowance = f"allow {entry.flow} -> {entry.sink}"
-            help = f"if the rule is meant to need this, say so: `locality {{ {allowance} }}`"
-            values = {"channel": entry.flow, "sink": entry.sink, "why": why}
-            diagnostics.add("E0501", place.span, help=help, text=place.text, **values)
-        told.add((entry.flow, entry.sink))
-    for located in blocks:
-        assert isinstance(located.item, tree.Locality)
-        own = {id(clause) for clause in located.item.clauses}
-        for clause, flow in clauses:
-            if id(clause) not in own:
-                continue
-            if clause.sink and clause.sink.id not in sinks:
-                help = suggestion(clause.sink.id, sinks) or f"one of {', '.join(sorted(sinks))}"
-                diagnostics.add("E0506", clause.sink.span, help=help, text=located.text, name=clause.sink.id)
-            elif clause.verb == "allow" and id(clause) not in needed and not _switchable(rule):
-                flow += f" -> {clause.sink.id}" if clause.sink else ""
-                diagnostics.add("W0503", clause.span, text=located.text, flow=flow)
+    return clauses, misspelt
+
+
+def allowances(rule: TypedRule, equations: Equations) -> list[Allowance]:
+    """What a definition's own block allows."""
+    clauses, _ = _clauses(rule.flat.of(tree.Locality), equations, Diagnostics(rule.flat.text))
+    return [allowance for allowance in clauses if allowance.clause.verb == "allow"]
+
+
+def _of_constraints(rule: TypedRule, equations: Equations) -> Iterator[Allowance]:
+    """What constraints allow themselves, wherever they are used."""
+    for constraint in rule.constraints:
+        for allowance in allowances(constraint, equations):
+            yield allowance._replace(within=f"{AFTER_STEP}: {constraint.flat.name}")
+            yield allowance._replace(within=INIT)
+
+
+def _forbid(
+    entry: Entry, forbidding: Iterable[Allowance], diagnostics: Diagnostics, by_way_of_maps: bool = False
+) -> bool:
+    """Report an entry that a clause forbids, or that tells all that a clause forbids; whether there is one."""
+    for allowance in forbidding:
+        sink = allowance.clause.sink
+        channel, _, source = allowance.flow.rstrip(")").partition("(")
+        stronger = entry.channel in STRONGER.get(channel, ()) and entry.source == source
+        if (allowance.flow == entry.flow or stronger) and (sink is None or sink.id == entry.sink):
+            held = f"a map that {entry.sink} uses holds it: " if by_way_of_maps else ""
+            values = {"channel": entry.flow, "sink": entry.sink, "why": held + why(entry)}
+            diagnostics.add("E0502", entry.place.span, text=entry.place.text, **values)
+            return True
+    return False
+
+
+def _report_needless(
+    located: Located,
+    clauses: list[Allowance],
+    sinks: set[str],
+    needed: set[int],
+    rule: TypedRule,
+    diagnostics: Diagnostics,
+) -> None:
+    assert isinstance(located.item, tree.Locality)
+    own = {id(clause) for clause in located.item.clauses}
+    for clause, flow, _ in clauses:
+        if id(clause) not in own:
+            continue
+        if clause.sink and clause.sink.id not in sinks:
+            help = suggestion(clause.sink.id, sinks) or f"one of {', '.join(sorted(sinks))}"
+            diagnostics.add("E0506", clause.sink.span, help=help, text=located.text, name=clause.sink.id)
+        elif clause.verb == "allow" and id(clause) not in needed and not _switchable(rule):
+            flow += f" -> {clause.sink.id}" if clause.sink else ""
+            diagnostics.add("W0503", clause.span, text=located.text, flow=flow)
 
 
 def _switchable(rule: TypedRule) -> bool:
@@ -92,19 +175,39 @@ def _in_words(source: str) -> str:
 def _flow(clause: tree.Clause, located: Located, equations: Equations, diagnostics: Diagnostics) -> str | None:
     """What a clause is about, in the spelling of `Entry.flow`; None after reporting that it is about nothing."""
     channel, argument, text = clause.channel.id, clause.argument, located.text
-    name = argument.id if isinstance(argument, tree.Name) else f"{argument.id}[{argument.index}]"
+    name = _spelled(argument)
+    if channel == MULTIPLEX:
+        return _bundle(clause, text, diagnostics)
+    if clause.towards is not None:
+        name = f"{name} -> {_spelled(clause.towards)}"
     if channel == "pool":
         return _one_of(name, AXES, "an axis", channel, argument, text, diagnostics) and f"pool({name})"
-    if channel == BROADCAST:
+    if channel in (BROADCAST, MODULATE):
         far = [f"delta[{argument.index}]"] if isinstance(argument, tree.Index) else []
         wanted = ("e", "target", *far)
         words = "`e`, `target` or `delta[k]`"
-        return _one_of(name, wanted, words, channel, argument, text, diagnostics) and f"broadcast({name})"
+        return _one_of(name, wanted, words, channel, argument, text, diagnostics) and f"{channel}({name})"
     if channel in TRANSPORT:
         maps = tuple(n for n, d in equations.tensors.items() if d.type.kind in ("map", "parameter"))
         return _one_of(name, maps, "a map", channel, argument, text, diagnostics) and f"{channel}({argument.id})"
-    help = suggestion(channel, (*TRANSPORT, "pool", BROADCAST)) or "value, sign, norm, reverse, pool or broadcast"
+    known = (*TRANSPORT, MULTIPLEX, "pool", BROADCAST, MODULATE)
+    help = suggestion(channel, known) or f"{', '.join(known[:-1])} or {known[-1]}"
     diagnostics.add("E0504", clause.channel.span, help=help, text=text, name=channel)
+    return None
+
+
+def _spelled(place: tree.Name | tree.Index) -> str:
+    return place.id if isinstance(place, tree.Name) else f"{place.id}[{place.index}]"
+
+
+def _bundle(clause: tree.Clause, text: Source, diagnostics: Diagnostics) -> str | None:
+    spaces = [place for place in (clause.argument, clause.towards) if place is not None]
+    if len(spaces) == 2 and all(place.id in ("pre", "post", "out") for place in spaces):
+        return f"{MULTIPLEX}({' -> '.join(map(_spelled, spaces))})"
+    name = " -> ".join(map(_spelled, spaces))
+    values = {"channel": MULTIPLEX, "wanted": "a bundle of synapses", "name": name, "found": "not one"}
+    help = "one of pre -> post, post -> pre, out -> pre, post[k] -> pre"
+    diagnostics.add("E0505", clause.argument.span, help=help, text=text, **values)
     return None
 
 

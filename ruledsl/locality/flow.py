@@ -6,16 +6,30 @@ fixed point, so that a value copied into a state first is found where the state 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ruledsl.ir.equations import Equation, Equations
 from ruledsl.ir.nodes import Node, reads, walk
 from ruledsl.ir.operations import OPERATIONS
 from ruledsl.ir.phases import INIT
-from ruledsl.ir.types import Type
 from ruledsl.locality.flow_rules import FLOW_RULES
-from ruledsl.locality.labels import BROADCAST, NOTHING, TRANSPORT, Key, Labels, Mark, join, label
+from ruledsl.locality.labels import (
+    ACCUMULATED,
+    BROADCAST,
+    MULTIPLEX,
+    NOTHING,
+    TRANSPORT,
+    Key,
+    Labels,
+    Mark,
+    join,
+    label,
+)
+from ruledsl.locality.messages import Site, messages
+from ruledsl.locality.schedules import later_in_a_step, running
+from ruledsl.locality.tensors import drawn_first, gathered, steady, wiring
 from ruledsl.source import SourceLocation
 
 Verdict = Literal["local", "nonlocal"]
@@ -23,12 +37,14 @@ Verdict = Literal["local", "nonlocal"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the transport ledger: information that reaches `sink` although it is not its own.
+    """One line of the transport ledger: information that reaches `sink` although no neuron or synapse there has it.
 
-    source   a map, or the activity that is pooled or broadcast
-    channel  value, sign, norm, reverse, pool(batch), pool(units), pool(positions) or broadcast
+    source   a map, a bundle of synapses, or the activity that is pooled, broadcast or summed up
+    channel  one of `ruledsl.locality.labels.CHANNELS`
     phase    where it happens: `task`, `after step`, `init`, or a phase of the rule
     term     the text of the term that needs it, in line `line`, column `column`
+    count    how many numbers, signals or maps of this kind
+    part     the definition that it comes from, where this is an optimizer of the rule
     """
 
     source: str
@@ -37,6 +53,8 @@ class Entry:
     phase: str
     place: SourceLocation
     term: str
+    count: int = 1
+    part: str | None = None
 
     @property
     def line(self) -> int:
@@ -49,8 +67,16 @@ class Entry:
         return self.place.span.column
 
     @property
+    def bits(self) -> int:
+        """Per update, for one synapse, neuron or layer that the channel is about: 1 of a sign, else 32 for each number.
+
+        `ruledsl.explain.traffic.bits_per_update` has the sum over a network.
+        """
+        return 1 if self.channel == "sign" else 32 * self.count
+
+    @property
     def flow(self) -> str:
-        """`sign(W)`, `pool(batch)`, `broadcast(e)`: as a contract writes it."""
+        """`sign(W)`, `pool(batch)`, `multiplex(pre -> post)`: as a contract writes it."""
         return self.channel if self.channel.startswith("pool") else f"{self.channel}({self.source})"
 
 
@@ -58,40 +84,77 @@ Ledger = tuple[Entry, ...]
 
 
 def verdict(ledger: Ledger) -> Verdict:
-    """`nonlocal` when any entry transports what a weight is; pools and broadcasts alone leave a rule local."""
+    """`nonlocal` when any entry transports what a weight is; pools, broadcasts and messages leave a rule local."""
     return "nonlocal" if any(entry.channel in TRANSPORT for entry in ledger) else "local"
+
+
+@dataclass(frozen=True)
+class Flows:
+    """The ledger of a rule, and what `forbid` asks beyond it.
+
+    held  by sink: what the maps that it uses hold of weights at other sites, directly or by way of others
+    """
+
+    ledger: Ledger
+    held: Ledger
 
 
 def trace_flow(equations: Equations) -> Ledger:
     """The transport ledger of a rule, in the order of phases and sinks."""
-    flow = _Flow(equations)
+    return trace_flows(equations).ledger
+
+
+def trace_flows(equations: Equations) -> Flows:
+    """The transport ledger of a rule, and what reaches every sink by way of the maps that it uses."""
+    equations = _running(equations)
+    shifted: frozenset[str] = frozenset(
+        name for name, d in equations.tensors.items() if d.type.kind == "map" and not steady(equations, name)
+    )
+    flow = _Flow(equations, shifted)
     flow.iterate()
-    entries: dict[tuple[str, str, str, str], Entry] = {}
-    for equation in equations.equations:
-        if equation.role == "drive":
+    again = shifted | _read_twice(equations, flow.ledger())
+    if again != shifted:
+        flow = _Flow(equations, again)
+        flow.iterate()
+    return Flows(flow.ledger(), flow.held())
+
+
+def _running(equations: Equations) -> Equations:
+    phases = running(equations)
+    return replace(equations, equations=tuple(e for e in equations.equations if e.phase in phases))
+
+
+def _read_twice(equations: Equations, ledger: Ledger) -> frozenset[str]:
+    """Maps of which the sign is read at other sites in two phases, while the rule moves them."""
+    phases: dict[str, set[str]] = {}
+    for entry in ledger:
+        if entry.channel != "sign":
             continue
-        for (source, channel), mark in flow.labels_of(equation.value, equation.phase).items():
-            if flow.is_own(source, channel, equation):
-                continue
-            place = mark.place or equation.place
-            assert place is not None
-            entry = Entry(source, equation.target, channel, equation.phase, place, place.snippet)
-            entries.setdefault((source, channel, equation.target, equation.phase), entry)
-    return tuple(entries.values())
+        direct = (e for e in equations.equations if (e.target, e.phase) == (entry.sink, entry.phase))
+        if any(entry.source in reads(e.value) for e in direct):
+            phases.setdefault(entry.source, set()).add(entry.phase)
+    moving = {e.target for e in equations.of("grad", "assign")}
+    return frozenset(name for name, found in phases.items() if len(found - {INIT}) > 1 and name in moving)
 
 
 class _Flow:
     """The labels of every node, and what every weight and state remembers."""
 
-    def __init__(self, equations: Equations) -> None:
+    def __init__(self, equations: Equations, shifted: frozenset[str]) -> None:
         self.equations = equations
         self.ordered = _sources_first(equations)
-        self.content: dict[str, Labels] = {}
+        self.wiring, self.gathered, self.shifted = wiring(equations), gathered(equations), shifted
+        self.later, self.drawn = later_in_a_step(equations), drawn_first(equations)
+        self.phase = INIT
+        self.content: dict[str, dict[str, Labels]] = {}  # by tensor and by the phase that stored it
         self.first: dict[str, Labels] = {}  # what tensors hold before the first step
         self.driven: dict[str, Labels] = {}  # by phase: what the activity that drives it depends on
         self.memo: dict[
             tuple[str, int], Labels
         ] = {}  # by phase and node: in a driven phase `x` depends on other things
+        self.extra: dict[str, dict[Site, tuple[str, int]]] = {}
+        for phase in dict.fromkeys(e.phase for e in equations.equations):
+            self.extra[phase] = messages(equations, phase, self.wiring).extra if phase != INIT else {}
 
     def iterate(self) -> None:
         """Until nothing more is learned: labels only ever grow, and there are finitely many."""
@@ -99,74 +162,152 @@ class _Flow:
             before = self._known()
             self.memo = {}
             for equation in self.ordered:
-                labels = self.labels_of(equation.value, equation.phase)
+                found = self.labels_of(equation.value, equation.phase)
                 if equation.role == "init":
-                    self.first[equation.target] = labels
+                    self.first[equation.target] = found
                 if equation.role in ("grad", "assign", "init", "draw"):
-                    self.content[equation.target] = join((self.content.get(equation.target, NOTHING), labels))
+                    stored = self.content.setdefault(equation.target, {})
+                    stored[equation.phase] = join((stored.get(equation.phase, NOTHING), found))
                 elif equation.role == "drive":
-                    self.driven[equation.phase] = join((self.driven.get(equation.phase, NOTHING), labels))
+                    self.driven[equation.phase] = join((self.driven.get(equation.phase, NOTHING), found))
             if before == self._known():
                 self.memo = {}
                 return
 
     def _known(self) -> object:
+        stored = {(name, phase): found for name, by in self.content.items() for phase, found in by.items()}
         return [
-            {name: {(key, mark.own) for key, mark in labels.items()} for name, labels in found.items()}
-            for found in (self.content, self.first, self.driven)
+            {name: {(key, mark.own) for key, mark in found.items()} for name, found in known.items()}
+            for known in (stored, self.first, self.driven)
         ]
+
+    def ledger(self) -> Ledger:
+        """An entry for everything that a sink gets and does not have."""
+        entries: dict[tuple[str, str, str, str], Entry] = {}
+        for equation in self.equations.equations:
+            if equation.role == "drive":
+                continue
+            for (source, channel), mark in self.labels_of(equation.value, equation.phase).items():
+                if channel in ACCUMULATED or self._is_own(source, channel, mark, equation.target):
+                    continue
+                place, term = _written(mark.place, equation.place)
+                key = (source, channel, equation.target, equation.phase)
+                entry = Entry(source, equation.target, channel, equation.phase, place, term, len(mark.parts) or 1)
+                old = entries.get(key)
+                entries[key] = entry if old is None else replace(old, count=max(old.count, entry.count))
+        return tuple(entries.values())
+
+    def held(self) -> Ledger:
+        """What the maps that a sink uses hold of weights at other sites than theirs."""
+        entries: dict[tuple[str, str, str], Entry] = {}
+        for equation in self.equations.equations:
+            if equation.role == "drive":
+                continue
+            waiting, seen = sorted(reads(equation.value)), set[str]()
+            while waiting:
+                name = waiting.pop()
+                if name in seen or name not in self.content:
+                    continue
+                seen.add(name)
+                for by in self.content[name].values():
+                    for (source, channel), mark in by.items():
+                        if channel in TRANSPORT and not self._is_own(source, channel, mark, name):
+                            place, term = _written(mark.place, equation.place)
+                            entry = Entry(source, equation.target, channel, equation.phase, place, term)
+                            entries.setdefault((source, channel, equation.target), entry)
+                waiting += [e for w in self.equations.equations if w.target == name for e in sorted(reads(w.value))]
+        return tuple(entries.values())
+
+    # --- what flow rules ask ---
 
     def labels_of(self, root: Node, phase: str) -> Labels:
         """Everything that the value of a node can depend on, in a phase."""
+        self.phase = phase
         for node in walk(root):
             if (phase, id(node)) not in self.memo:
-                self.memo[phase, id(node)] = self._labels(node, phase)
+                self.memo[phase, id(node)] = self._labels(node)
         return self.memo[phase, id(root)]
 
-    def _labels(self, node: Node, phase: str) -> Labels:
+    def of(self, node: Node) -> Labels:
+        """The labels of a node below the one whose labels are asked for."""
+        return self.memo[self.phase, id(node)]
+
+    def message(self, node: Node, turned: bool = False) -> tuple[str, int] | None:
+        """The message beyond the first of its bundle that a node needs in this phase."""
+        return self.extra[self.phase].get((id(node), turned))
+
+    def _labels(self, node: Node) -> Labels:
         if node.op == "tensor":
-            return self._tensor(node, self.first if phase == INIT else self.content)
+            return self._tensor(node)
         if node.op == "signal":
             name, index = node.attrs
             if name in ("e", "target") or index:
                 return label(f"{name}[{index}]" if index else str(name), BROADCAST, node.place)
-            return self.driven.get(phase, NOTHING) if name == "x" else NOTHING
+            return self.driven.get(self.phase, NOTHING) if name == "x" else NOTHING
         if node.op in ("const", "scalar"):
             return NOTHING
         if node.op == "random":
-            return join(self.memo[phase, id(arg)] for arg in node.args)
-        return FLOW_RULES[OPERATIONS[node.op].flow](node, lambda arg: self.memo[phase, id(arg)])
+            return join(self.of(arg) for arg in node.args)
+        return FLOW_RULES[OPERATIONS[node.op].flow](node, self)
 
-    def _tensor(self, node: Node, content: dict[str, Labels]) -> Labels:
+    def _tensor(self, node: Node) -> Labels:
         """Reading a tensor where it lives: its own value and whatever it remembers."""
         name = str(node.attrs[0])
+        if name in self.wiring or (self.phase == INIT and name in self.drawn):
+            return NOTHING
         mapped = node.type.kind in ("map", "parameter")
-        remembered: dict[Key, Mark] = {
-            key: Mark(mapped, mark.place)
-            for key, mark in content.get(name, NOTHING).items()
-            if key[0] != name and not (mark.own and self._own_constant(key, node.type))
-        }
+        if self.phase == INIT:
+            parts = [_remembered(self.first.get(name, NOTHING), mapped, False, True)]
+        else:
+            forward = self.equations.tensors[name].kind == "forward"
+            parts = [
+                _remembered(found, mapped, (phase, self.phase) in self.later, mapped or forward)
+                for phase, found in self.content.get(name, {}).items()
+            ]
+        remembered = {key: mark for key, mark in join(parts).items() if key[0] != name or key[1] not in TRANSPORT}
         if not mapped:
             return remembered
         return {(name, "value"): Mark(True, node.place), **remembered}
 
-    def _own_constant(self, key: Key, site: Type) -> bool:
-        """A synapse's own constants and its own noise are part of what it has become, not news from elsewhere."""
-        declared = self.equations.tensors.get(key[0])
-        constant = declared is not None and declared.kind in ("fixed", "fresh")
-        return declared is not None and constant and declared.type == site and key[1] in ("value", "sign")
-
-    def is_own(self, source: str, channel: str, equation: Equation) -> bool:
-        """Whether a sink has the information anyway: a synapse its own maps, and the signals of its two neurons."""
-        sink = self.equations.tensors[equation.target].type if equation.target in self.equations.tensors else None
-        if sink is None or sink.kind == "scalar":
+    def _is_own(self, source: str, channel: str, mark: Mark, sink: str) -> bool:
+        """Whether a sink has the information anyway: a synapse its own maps, in any arithmetic."""
+        declared = self.equations.tensors.get(sink)
+        if declared is None or declared.type.kind == "scalar":
             return False
-        mark = self.labels_of(equation.value, equation.phase)[(source, channel)]
-        if channel == BROADCAST:
-            return connected(source, sink)
         if channel not in ("value", "sign") or not mark.own:
             return False
-        return self.equations.tensors[source].type == sink
+        return self.equations.tensors[source].type == declared.type
+
+
+def _remembered(found: Labels, mapped: bool, same_step: bool, shared: bool) -> Labels:
+    """What is left of labels when they are read again where they were stored.
+
+    same_step  by a later phase of the same step, which sees the same batch
+    shared     over positions, as the architecture shares its weights and biases
+    """
+    result: dict[Key, Mark] = {}
+    for (source, channel), mark in found.items():
+        if channel in ("over(batch)", "pool(batch)"):
+            if same_step:
+                result[source, "over(batch)"] = mark
+        elif channel == MULTIPLEX or (channel == "over(positions)" and shared):
+            continue
+        else:
+            own = mapped and channel in TRANSPORT
+            result[source, channel] = mark._replace(own=own)
+    return result
+
+
+def _written(term: SourceLocation | None, equation: SourceLocation | None) -> tuple[SourceLocation, str]:
+    """Where a term stands, and its text; in its own equation, where equal terms of several are one node."""
+    assert term is not None or equation is not None
+    if term is None or equation is None:
+        place = term or equation
+        assert place is not None
+        return place, place.snippet
+    lines = range(equation.span.line, equation.span.end_line + 1)
+    elsewhere = term.text is not equation.text or term.span.line not in lines
+    return (equation if elsewhere and term.snippet in equation.snippet else term), term.snippet
 
 
 def _sources_first(equations: Equations) -> list[Equation]:
@@ -190,14 +331,6 @@ def _sources_first(equations: Equations) -> list[Equation]:
     return list(ordered.values())
 
 
-def connected(source: str, sink: Type) -> bool:
-    """Whether a broadcast signal ends at the neurons of the sink's own synapses."""
-    spaces = {str(space) for space in (sink.source, sink.target) if space is not None}
-    if source in ("e", "target"):
-        return "out" in spaces
-    return any(f"[{space.index}]" in source for space in (sink.source, sink.target) if space and space.index)
-
-
-def reads_activity(equation: Equation) -> bool:
-    """Whether the equation reads what the current batch evokes."""
-    return any(node.op == "signal" for node in walk(equation.value))
+def flows_of(ledger: Iterable[Entry]) -> set[str]:
+    """`sign(W) -> send` and the like."""
+    return {f"{entry.flow} -> {entry.sink}" for entry in ledger}

@@ -130,22 +130,15 @@ def _update(role: str, target: str, optimizer: str, own: list[Update], phase: Ty
     value: Node | None = None
     for update in sorted(own, key=lambda u: u.condition is not None):
         if update.condition is None:
-            value = _stored(update.value, type)
+            value = update.value
         else:
             before = value if value is not None else _otherwise(role, target, optimizer, phase, tensor)
-            value = make("where", update.condition, _stored(update.value, type), before)
+            value = make("where", update.condition, update.value, before)
             value.place = update.place
     if value is None:
         value = _otherwise(role, target, optimizer, phase, tensor)
     place = own[-1].place if own else phase.place
     return Equation(role, target, phase.name, _spread_out(value, tensor), place, optimizer)  # type: ignore[arg-type]
-
-
-def _stored(value: Node, type: Type) -> Node:
-    """An activity that is stored per neuron is summed over batch and positions, as `outer` is."""
-    if type.kind == "vector" and value.type.kind == "vector" and not value.type.axes <= type.axes:
-        return make("summed", value, like=value)
-    return value
 
 
 def _otherwise(role: str, target: str, optimizer: str, phase: TypedPhase, tensor: Node) -> Node:
@@ -154,7 +147,7 @@ def _otherwise(role: str, target: str, optimizer: str, phase: TypedPhase, tensor
     if role == "assign":
         return tensor
     if phase.name == TASK and optimizer == TASK and target in FORWARD:
-        return make("outer", delta, x, attrs=(None,)) if target == "W" else make("summed", delta)
+        return make("outer", delta, x, attrs=(None,)) if target == "W" else make("total", delta)
     return make("full_like", tensor, 0.0)
 
 

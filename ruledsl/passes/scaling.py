@@ -135,7 +135,7 @@ _DEGREES: dict[Homogeneity, Callable[[Node, list[Scaling]], Degree]] = {
 
 # --- over what ---
 
-_SUMS = ("summed", "total")
+_SUMS = ("total", "sum_all")
 
 
 def _over(node: Node, args: list[Scaling]) -> Over:

@@ -7,7 +7,6 @@ orientation of the forward kernel, so that `outer(x, delta)` and `outer(delta, x
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from ruledsl.ir.constants import NoValue, value_of
@@ -17,6 +16,7 @@ from ruledsl.ir.operations import ELEMENTWISE
 from ruledsl.ir.types import OUT, POST, SCALAR, Type
 from ruledsl.passes.canonical import Canonical
 from ruledsl.passes.products import Factors, factors_of, product_of, split, zero
+from ruledsl.passes.signs import of_sign
 from ruledsl.passes.sums import sum_of
 from ruledsl.source import SourceLocation
 
@@ -73,8 +73,8 @@ def _rewritten(
             return args[0].args[0]
         case "not" if args[0].op in _OPPOSITE:
             return nodes.make(_OPPOSITE[args[0].op], args[0].args, (), type, place)
-        case "sign" | "lt" | "le" | "gt" | "ge" | "eq" | "ne" if op == "sign" or values[1] == 0:
-            return _of_sign(nodes, op, args, type, place)
+        case "sign" | "lt" | "le" | "gt" | "ge" | "eq" | "ne" if op == "sign" or 0 in (values[0], values[1]):
+            return of_sign(nodes, op, args, type, place)
         case "transpose":
             return _transpose(nodes, args[0], type, place)
         case "outer":
@@ -96,17 +96,6 @@ def _rewritten(
     return None
 
 
-def _of_sign(
-    nodes: Canonical, op: str, args: tuple[Node, ...], type: Type, place: SourceLocation | None
-) -> Node | None:
-    """`sign(1e-40 * W)` is `sign(W)`, also where the product is too small for the machine."""
-    factors = split(nodes, args[0])
-    if factors.core is None or factors.number <= 0 or factors.number == 1 or math.isinf(factors.number):
-        return None
-    factors.number = 1.0
-    return nodes.make(op, (product_of(nodes, factors, args[0].type, place), *args[1:]), (), type, place)
-
-
 def _where(nodes: Canonical, args: tuple[Node, ...], type: Type) -> Node | None:
     condition, then, otherwise = args
     if isinstance(condition.constant, bool):
@@ -115,7 +104,12 @@ def _where(nodes: Canonical, args: tuple[Node, ...], type: Type) -> Node | None:
         if chosen.type != type and chosen.type.kind == "scalar" and other.type == type and not type.boolean:
             return nodes.make("full_like", (other, chosen), (), type)
         return chosen if chosen.type == type else None
-    return then if then is otherwise and then.type == type else None
+    if then is not otherwise:
+        return None
+    if then.type == type:
+        return then
+    like = next((n for n in walk(condition) if n.type == type.number), None)  # equal branches tell nothing
+    return nodes.make("full_like", (like, then), (), type) if like is not None and then.type.kind == "scalar" else None
 
 
 # --- averages ---

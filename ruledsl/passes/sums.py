@@ -33,11 +33,11 @@ def sum_of(nodes: Canonical, op: str, args: tuple[Node, ...], type: Type, place:
 def _one_outer(
     nodes: Canonical, op: str, left: Node, right: Node, type: Type, place: SourceLocation | None
 ) -> Node | None:
-    """`outer(f, a) + outer(f, b)` is `outer(f, a + b)`: one kernel gradient instead of two.
+    """`outer(f, a) + outer(f, b)` is `outer(f, a + b)`, and `M @ a + M @ b` is `M @ (a + b)`: one, not two.
 
     The terms may stand apart in a longer sum, and have scalars in front.
     """
-    if type.kind != "map" or left.type != type or right.type != type:
+    if type.kind not in ("map", "vector") or left.type != type or right.type != type:
         return None
     if op == "add" and left.op not in ("add", "sub"):
         left, right = right, left
@@ -62,10 +62,12 @@ def _one_outer(
 def _merged(
     nodes: Canonical, op: str, left: Node, right: Node, type: Type, place: SourceLocation | None
 ) -> Node | None:
-    """The sum of two outer products that share a vector as one, or None."""
+    """The sum of two outer products that share a vector, or of two maps applied, as one; or None."""
     a, b = split(nodes, left), split(nodes, right)
     if a.core is None or b.core is None or a.core.op != b.core.op:
         return None
+    if a.core.op == "apply":
+        return _one_apply(nodes, op, a, b, type, place)
     one, other = (n.args[0] if n.op == "transpose" else n for n in (a.core, b.core))
     if one.op != "outer" or other.op != "outer" or one.attrs != other.attrs or one.type != other.type:
         return None
@@ -77,6 +79,25 @@ def _merged(
             args = (one.args[0], total) if shared == 0 else (total, one.args[1])
             straight = nodes.make("outer", args, one.attrs, one.type, place)
             return straight if one.type == type else nodes.make("transpose", (straight,), (), type, place)
+    return None
+
+
+def _one_apply(
+    nodes: Canonical, op: str, a: Factors, b: Factors, type: Type, place: SourceLocation | None
+) -> Node | None:
+    """`M @ a + M @ b` as `M @ (a + b)`, and `A @ v + B @ v` as `(A + B) @ v`: a synapse has one efficacy."""
+    assert a.core is not None and b.core is not None
+    for shared, kept in ((0, 1), (1, 0)):
+        one, other = a.core.args[kept], b.core.args[kept]
+        if a.core.args[shared] is not b.core.args[shared] or one.type != other.type:
+            continue
+        if "transpose" in (one.op, other.op):  # `W.T @ v` stays what it is: the synapses of W used backwards
+            continue
+        same = a.core.args[shared]
+        a.core, b.core = one, other
+        parts = (product_of(nodes, a, one.type, place), product_of(nodes, b, other.type, place))
+        total = nodes.make(op, parts, (), one.type, place)
+        return nodes.make("apply", (same, total) if shared == 0 else (total, same), (), type, place)
     return None
 
 

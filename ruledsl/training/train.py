@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ruledsl import architectures, data
 from ruledsl.architectures import Architecture
+from ruledsl.architectures.components import Conv
 from ruledsl.data import Dataset
 from ruledsl.emit.backend import backend
 from ruledsl.errors import UserError, need, suggest
+from ruledsl.locality.experiment import Experiment, Part, of_network, sends_back
 from ruledsl.program import TASK, Program, Schedule
 from ruledsl.training.config import BUILT_IN, NO_RULE, Config, OptimizerConfig, as_settings
 from ruledsl.training.engine import Diverged, Engine, decaying_by_themselves, find_engine, weights
@@ -49,6 +52,7 @@ class Run:
     folder: Path
     status: str = "finished"
     epochs: list[Epoch] = field(default_factory=list)
+    verdict: str | None = None
 
     @property
     def test_error(self) -> float:
@@ -67,6 +71,7 @@ class Run:
         test_error = self.test_error if self.epochs else None
         return {
             "status": self.status,
+            "verdict": self.verdict,
             "epochs": max(0, finished),
             "test_error": test_error,
             "seconds_per_epoch": self.seconds_per_epoch,
@@ -106,6 +111,11 @@ class Prepared:
     def notes(self) -> list[str]:
         """What the user should know of it."""
         return [*_notes(self), *self.engine.notes]
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """What all that trains the network would have to know."""
+        return _experiment(self)
 
     @property
     def title(self) -> str:
@@ -177,6 +187,7 @@ class Recording:
         where = prepared.config.out or Path("runs") / _folder_name(prepared)
         self.folder = RunFolder.create(where if self.leads else Path(mkdtemp()) / "run")
         self.result = Run(prepared.config.model_copy(update={"out": self.folder.path}), self.folder.path)
+        self.result.verdict = prepared.experiment.verdict
 
     def __enter__(self) -> Self:
         prepared, config = self.prepared, self.prepared.config
@@ -343,30 +354,48 @@ def _describe(folder: RunFolder, prepared: Prepared, config: Config) -> None:
         if rule is not None:
             prefix = "" if rule is prepared.rule else "output_"
             folder.write_text(f"{prefix}{rule.name}.rule", rule.text)
-            folder.write_json(f"{prefix}ledger.json", ledger_of(rule))
     for number, one in enumerate(prepared.layers.values(), 1):
         if one is not None:
             named, taught = one
             folder.write_text(f"layers{number}_{taught.rule}_{taught.backend}.py", taught.source)
             folder.write_text(f"layers{number}_{named.name}.rule", named.text)
-            folder.write_json(f"layers{number}_ledger.json", ledger_of(named))
     for constraint, emitted in prepared.constraints:
         folder.write_text(f"{constraint.name}.rule", constraint.text)
         folder.write_text(f"{constraint.name}_{emitted.backend}.py", emitted.source)
-        folder.write_json(f"{constraint.name}_ledger.json", ledger_of(constraint))
+    folder.write_json("ledger.json", prepared.experiment.record())
 
 
-def ledger_of(rule: Rule) -> dict[str, Any]:
-    """Name, verdict and ledger of a rule, ready for JSON."""
-    columns = ("source", "sink", "channel", "phase", "line", "column", "term")
-    entries = [{name: getattr(entry, name) for name in columns} for entry in rule.ledger]
-    return {"rule": rule.name, "verdict": rule.verdict, "ledger": entries}
+def _experiment(prepared: Prepared) -> Experiment:
+    config, layers = prepared.config, prepared.architecture.weight_layers()
+    if prepared.rule is None:
+        parts = [Part("rule", "autograd", "nonlocal", load_rule("backprop", {}).ledger)]
+    else:
+        where = "all layers but the last" if prepared.output else ""
+        parts = [Part("rule", prepared.rule.name, prepared.rule.verdict, prepared.rule.ledger, where)]
+    for pattern, named in prepared.layers.items():
+        if named is not None:
+            parts.append(Part("rule", named[0].name, named[0].verdict, named[0].ledger, f"layers {pattern}"))
+    if prepared.output is not None:
+        where = f"the output layer {layers[-1].path}"
+        parts.append(Part("output rule", prepared.output.name, prepared.output.verdict, prepared.output.ledger, where))
+    used = {
+        name: one for name, one in {TASK: config.optimizer, **config.optimizers}.items() if one.name not in BUILT_IN
+    }
+    for slot, optimizer in used.items():
+        loaded = _load("optimizer", optimizer.name, optimizer.parameters)
+        where = "" if slot == TASK else f"of {slot}"
+        parts.append(Part("optimizer", loaded.name, loaded.verdict, loaded.ledger, where))
+    parts += [Part("constraint", one.name, one.verdict, one.ledger) for one, _ in prepared.constraints]
+    plain = [place.layer for place in layers]
+    norms = any(getattr(layer, "norm", None) is not None for layer in plain)
+    network = of_network(norms, any(isinstance(layer, Conv) for layer in plain))
+    return Experiment(tuple(parts), network, sends_back(parts, len(layers) - 1))
 
 
 def _notes(prepared: Prepared) -> list[str]:
     config = prepared.config
     taught_by_name = (each[1] for each in prepared.layers.values() if each)
-    notes: list[str] = []
+    notes = [f"nonlocal as a whole: {words}" for words in prepared.experiment.additions()]
     for program in (*prepared.programs, *taught_by_name):
         own = decaying_by_themselves(program) if program else frozenset()
         for name, optimizer in {TASK: config.optimizer, **config.optimizers}.items():

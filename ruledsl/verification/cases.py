@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from ruledsl.analysis.typed import Interval
 from ruledsl.ir.equations import Equations
 from ruledsl.ir.types import OUT, Type
 from ruledsl.reference.maps import Convolution, Dense, Linear
@@ -69,5 +71,44 @@ def random_values(equations: Equations, layer: Linear, rng: np.random.Generator)
         values["u"] = layer.apply(values["W"], values["x"]) + layer.spread(values["b"])
     values.update(SCALARS, fan_in=layer.fan_in, fan_out=layer.fan_out)
     values.update(equations.parameters)
-    values.update(phi=np.tanh, dphi=lambda v: 1 - np.tanh(v) ** 2)
+    values.update(zip(("phi", "dphi"), ACTIVATIONS["tanh"], strict=True), activation="tanh")
     return values
+
+
+def varied(
+    values: Mapping[str, Any], equations: Equations, intervals: Mapping[str, Interval | None], rng: np.random.Generator
+) -> dict[str, Any]:
+    """The same values with parameters drawn from where they may lie, at another time, with another activation."""
+    new = dict(values)
+    for name, value in equations.parameters.items():
+        if not isinstance(value, bool):
+            new[name] = _drawn(float(value), intervals.get(name), rng)
+    steps = float(rng.integers(0, 12))
+    new.update(step=steps, epoch=float(rng.integers(0, 5)), progress=float(rng.uniform()))
+    activation = str(rng.choice(list(ACTIVATIONS)))
+    new.update(zip(("phi", "dphi"), ACTIVATIONS[activation], strict=True), activation=activation)
+    return new
+
+
+def _drawn(value: float, interval: Interval | None, rng: np.random.Generator) -> float:
+    if interval is None:
+        return value
+    low, high = interval.low, interval.high
+    if np.isfinite(low) and np.isfinite(high):
+        return float(low + (high - low) * rng.uniform(0.05, 0.95))
+    size = float(np.exp(rng.normal(-1.0, 1.0)))
+    if np.isfinite(low):
+        return float(low + size)
+    return float(high - size) if np.isfinite(high) else float(rng.normal())
+
+
+def _sigmoid(v: Any) -> Any:
+    return 1 / (1 + np.exp(-v))
+
+
+ACTIVATIONS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "tanh": (np.tanh, lambda v: 1 - np.tanh(v) ** 2),
+    "relu": (lambda v: np.maximum(v, 0.0), lambda v: (v > 0).astype(v.dtype)),
+    "sigmoid": (_sigmoid, lambda v: _sigmoid(v) * (1 - _sigmoid(v))),
+}
+"""By name: the function and its derivative. Executors have the same."""

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ruledsl.analysis.typed import Interval
 from ruledsl.ir.equations import Equations
 from ruledsl.program import INIT, Program
 from ruledsl.reference import run_phase
-from ruledsl.verification.cases import random_values, reference_layer
+from ruledsl.verification.cases import random_values, reference_layer, varied
 from ruledsl.verification.geometries import Geometry
 
 Precision = Literal["float32", "float64"]
@@ -86,9 +87,12 @@ def compare(
     geometry: Geometry,
     precision: Precision,
     seed: int = 0,
+    intervals: Mapping[str, Interval | None] | None = None,
 ) -> list[Deviation]:
-    """Every output of every phase on one random layer."""
+    """Every output of every phase on one random layer; with intervals, parameters drawn from them."""
     values = random_values(lowered, reference_layer(geometry), np.random.default_rng(seed))
+    if intervals is not None:
+        values = varied(values, lowered, intervals, np.random.default_rng(seed))
     if precision == "float32":
         values = {name: _rounded(value) for name, value in values.items()}
     found: list[Deviation] = []
@@ -98,7 +102,7 @@ def compare(
             continue
         expected = reference_results(lowered, phase, geometry, values)
         coarse = reference_results(lowered, phase, geometry, values, np.float32)
-        shaken = reference_results(lowered, phase, geometry, _shaken(values, seed), np.float64)
+        shaken = reference_results(lowered, phase, geometry, _shaken(values, seed), np.float32)
         results = executor(program, phase, geometry, renamed(values, named), precision)
         expected, coarse, shaken = (_outputs(r, named) for r in (expected, coarse, shaken))
         for output in sorted(expected.keys() | results.keys()):

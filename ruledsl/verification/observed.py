@@ -19,8 +19,10 @@ import numpy as np
 from ruledsl.ir.equations import Equation, Equations
 from ruledsl.ir.nodes import Node, rewrite, walk
 from ruledsl.ir.types import Type
-from ruledsl.locality.flow import Entry, Ledger, connected
-from ruledsl.locality.labels import BROADCAST
+from ruledsl.locality.flow import Entry, Ledger
+from ruledsl.locality.labels import BROADCAST, MODULATE
+from ruledsl.locality.schedules import running
+from ruledsl.locality.tensors import drawn_first, gathered, wiring
 from ruledsl.program import INIT
 from ruledsl.reference.interpreter import draw, evaluate
 from ruledsl.reference.maps import Linear
@@ -31,7 +33,7 @@ from ruledsl.verification.relaxed import relaxed
 STEPS = 3
 RATE, TAME = 0.05, 3.0
 LEARNING = ("forward", "weight", "state")
-SIGNALS = ("e", "target", "delta[k]")
+SIGNALS = ("e", "target")
 Output = tuple[int, str, str, str]
 """Step, phase, sink and optimizer."""
 
@@ -43,6 +45,7 @@ class Mode:
     signs: bool = False
     norm: bool = False
     reverse: bool = False
+    decades: float = 0.5  # how far sizes may differ where signs are kept
 
     @classmethod
     def within(cls, channels: frozenset[str]) -> Mode:
@@ -55,9 +58,9 @@ class Mode:
             return [self.other(part, rng) for part in value]
         scale = float(np.sqrt(np.mean(np.square(value)))) or 1.0
         if self.signs:
-            new = value * rng.uniform(0.3, 3.0, np.shape(value))
-        else:
-            new = rng.normal(0.0, 2 * scale, np.shape(value))
+            new = value * 10.0 ** rng.uniform(-self.decades, self.decades, np.shape(value))
+        else:  # large or small, since a condition may ask
+            new = rng.normal(0.0, rng.choice((0.02, 2.0)) * scale, np.shape(value))
         if self.norm:
             length = float(np.linalg.norm(new))
             new = new * (float(np.linalg.norm(value)) / length) if length else value
@@ -113,8 +116,10 @@ class Observer:
         self.claims: dict[tuple[str, str, str], set[str]] = {}
         for entry in ledger:
             self.claims.setdefault((entry.source, entry.sink, entry.phase), set()).add(entry.channel)
-        self.sources = [n for n, d in equations.tensors.items() if d.type.kind == "map"]
-        self.signals = [name for name in SIGNALS if any(hears(e.value, name) for e in equations.equations)]
+        given = wiring(equations)
+        self.gathered, self.drawn = gathered(equations), drawn_first(equations)
+        self.sources = [n for n, d in equations.tensors.items() if d.type.kind == "map" and n not in given]
+        self.signals = broadcast_signals(equations)
         self._held: dict[tuple[int, str | None, bool], Node] = {}
         self._base: Trace | None = None
 
@@ -166,14 +171,25 @@ class Observer:
         """How the source may change without reaching the sink; None where the ledger promises nothing."""
         channels = frozenset(self.claims.get((source, equation.target, equation.phase), ()))
         if source in self.signals:
-            return None if BROADCAST in channels or self._connected(source, equation) else Mode()
-        if "value" in channels or ("norm" in channels and not self._bare_norms(source, "sign" in channels)):
+            far = {
+                c
+                for (name, *where), found in self.claims.items()
+                for c in found
+                if _same_signal(name, source) and where == [equation.target, equation.phase]
+            }
+            return None if far & {BROADCAST, MODULATE} else Mode()
+        if {"value", "stat"} & channels or ("norm" in channels and not self._bare_norms(source, "sign" in channels)):
             return None
+        if source in self.gathered and self.pools(equation, "pool(units)"):
+            return None  # a number about accumulated activity is a pool of it
         return Mode.within(channels)
 
-    def _connected(self, source: str, equation: Equation) -> bool:
-        declared = self.equations.tensors.get(equation.target)
-        return declared is not None and connected(source, declared.type)
+    def pools(self, equation: Equation, channel: str) -> bool:
+        """Whether the sink of an equation may know the activity of others, by this channel."""
+        return any(
+            where == [equation.target, equation.phase] and channel in found
+            for (_, *where), found in self.claims.items()
+        )
 
     def _bare_norms(self, source: str, signs: bool) -> bool:
         """Whether the source is read, at other sites than its own, by `norm` and `sq` alone (and for its signs)."""
@@ -219,8 +235,10 @@ class Observer:
             "value": Mode(signs=True, reverse=still),
             "sign": Mode(reverse=still),
             "norm": Mode(reverse=still),
+            "stat": Mode(reverse=still),
             "reverse": Mode(),
             BROADCAST: Mode(),
+            MODULATE: Mode(),
         }[entry.channel]
         changed = self.changes(entry.source, mode, attempt)
         return any((phase, sink) == (entry.phase, entry.sink) for _, phase, sink, _ in changed)
@@ -256,7 +274,7 @@ class _Run:
 
     def _phases(self, step: int) -> list[str]:
         """All phases in order; in any order, and not all of them, where the observer varies what a schedule can."""
-        phases = list(self.equations.phases)
+        phases = [phase for phase in self.equations.phases if phase in running(self.equations)]
         rng = self._rng("phases", step)
         if not self.observer.vary:
             return phases
@@ -270,8 +288,8 @@ class _Run:
         if self.observer.vary:
             rng = self._rng("parameters")
             values.update({name: float(rng.uniform(0.2, 2.0)) for name in self.equations.parameters})
-        name = "delta_k" if self.source == "delta[k]" else self.source
-        if self.source in SIGNALS and name is not None:
+        if self.source in self.observer.signals and self.source is not None:
+            name = value_name(self.source)
             values[name] = self.mode.other(values[name], self._rng("other", step, self.attempt))
         return values
 
@@ -282,13 +300,16 @@ class _Run:
             if self.equations.tensors[name].kind == "forward":
                 known[name] = self._made(name, self._started(name, known[name]))
         for equation in self.equations.of("init", "draw"):
-            value = self._drawn(equation, -1, known)
+            before = known  # learning begins with the same draws, whatever is made of the source afterwards
+            if self.base is not None and self.source in self.observer.drawn and self.source in self.base.first:
+                before = {**known, self.source: self.base.first[self.source]}
+            value = self._drawn(equation, -1, before)
             free = not any(node.op == "tensor" for node in walk(equation.value))
             started = self._started(equation.target, value) if free else value
             known[equation.target] = self._made(equation.target, started)
             if equation.role == "init":
                 self.trace.outputs[0, INIT, equation.target, "task"] = value
-                self.trace.isolated[0, INIT, equation.target, "task"] = self._aside(equation, known, value)
+                self.trace.isolated[0, INIT, equation.target, "task"] = self._aside(equation, before, value)
         return known
 
     def _started(self, name: str, value: Any) -> Any:
@@ -361,7 +382,8 @@ class _Run:
         still = self.base.tensors.get(at, self.base.first) if self.base is not None else values
         held = {name + HELD: still[name] for name in self.equations.tensors if name in still}
         reverse = self.source if self.mode.reverse else None
-        node = self.observer.held(equation.value, reverse, beside)
+        signal = self.source in self.observer.signals  # transmission keeps what it knows of activity
+        node = equation.value if signal else self.observer.held(equation.value, reverse, beside)
         with np.errstate(all="ignore"):
             value = evaluate(node, self.layer, {**values, **held})
         declared = self.equations.tensors.get(equation.target)
@@ -370,6 +392,23 @@ class _Run:
         shape = stored_shape(declared.type, self.layer)
         same = np.size(value) == np.prod(shape)
         return np.reshape(value, shape) if same else np.broadcast_to(value, shape)
+
+
+def broadcast_signals(equations: Equations) -> list[str]:
+    """`e`, `target` and `delta[k]`, as far as a rule reads them; the layers downstream by any index."""
+    heard = [name for name in SIGNALS if any(hears(e.value, name) for e in equations.equations)]
+    leaves = (n for e in equations.equations for n in walk(e.value) if n.op == "signal" and n.attrs[1])
+    far = next((f"delta[{leaf.attrs[1]}]" for leaf in leaves), None)
+    return heard if far is None else [*heard, far]
+
+
+def value_name(signal: str) -> str:
+    """What the values of a signal are called among those of a layer."""
+    return "delta_k" if "[" in signal else signal
+
+
+def _same_signal(one: str, other: str) -> bool:
+    return one == other or ("[" in one and "[" in other and value_name(one) == value_name(other))
 
 
 def _tamed(value: Any) -> Any:

@@ -107,6 +107,30 @@ def test_feedback_weights_are_not_the_forward_weights_of_the_same_seed() -> None
     assert abs(np.corrcoef(net[1].weight.detach().ravel(), net[1].B.ravel())[0, 1]) < 0.5
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name in ruledsl.names()])
+@pytest.mark.filterwarnings("ignore::ruledsl.errors.RuleWarning")
+def test_nothing_that_a_rule_draws_follows_from_the_weights(name: str) -> None:
+    """Whatever seeds are used: no stream of draws is that of the weights."""
+    program = RULES[name].compile("torch")
+    drawn = [t.name for t in program.tensors if t.name not in ("W", "b") and t.kind in ("weight", "fixed", "fresh")]
+    for seeds in ((0, 0), (0, 1), (1, 0), (1, 1), (42, 42), (1234, 1234), (2026, 2026)):
+        torch.manual_seed(seeds[0])
+        net = nn.Sequential(nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 40))
+        for layer in (net[0], net[2], net[4]):
+            nn.init.normal_(layer.weight, std=40**-0.5)
+        before = {path: net[int(path)].weight.detach().clone() for path in ("0", "2", "4")}
+        names = dict.fromkeys(before, "relu")
+        ruledsl_torch.convert(net, program, example=torch.zeros(1, 40), activations=names, seed=seeds[1])
+        for path in before:
+            for tensor in drawn:
+                value = getattr(net[int(path)], attribute(tensor), None)
+                if isinstance(value, torch.Tensor) and value.shape == (40, 40) and float(value.detach().std()) > 0:
+                    for weights in before.values():
+                        for turned in (weights, weights.T):
+                            found = np.corrcoef(turned.ravel(), value.detach().ravel())[0, 1]
+                            assert abs(found) < 0.15, (path, tensor, seeds)
+
+
 def test_first_values_do_not_depend_on_what_else_is_drawn() -> None:
     alone = ruledsl_torch.convert(network(), "feedback_alignment", rules={"[02]": None}, seed=SEED)
     torch.rand(3)

@@ -58,7 +58,7 @@ TWO = """rule two_optimizers {
 MOVED = """rule moved {
   fixed B : post -> pre ~ normal(0, 0.1)
   feedback send = B @ delta
-  W <- W - 0.1 * outer(delta, x)   grad b = delta
+  W <- W - 0.1 * outer(delta, x)   grad b = total(delta)
 }"""
 TRACE = """rule trace {
   param keep = 0.5  param limit = 1

@@ -91,7 +91,7 @@ def test_json_has_the_promised_fields_and_channels(capsys: pytest.CaptureFixture
         assert list(found) == ["file", "name", "kind", "verdict", "ledger", "diagnostics"]
         assert found["verdict"] in ("local", "nonlocal")
         for entry in found["ledger"]:
-            assert list(entry) == ["source", "sink", "channel", "phase", "line", "column", "term"]
+            assert list(entry) == ["source", "sink", "channel", "phase", "line", "column", "term", "count", "bits"]
             assert entry["channel"] in CHANNELS
 
 

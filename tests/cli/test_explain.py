@@ -71,7 +71,7 @@ def test_bits_follow_from_the_sizes_of_the_network(capsys: pytest.CaptureFixture
     assert (sign["bits"], reverse["bits"], value["bits"]) == (2560, 32 * 2560, 32 * 2560)
     assert (broadcast["bits"], pool["bits"]) == (32 * 10, 32 * 10)
     norm, _ = as_json(capsys, "usf_sn", "--model", "mlp")["ledger"]
-    assert norm["channel"] == "norm" and norm["bits"] == 32
+    assert (norm["channel"], norm["count"], norm["bits"]) == ("norm", 2, 64)  # of W, and of its signs
 
 
 def test_costs_are_those_counted_by_hand(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,8 +37,8 @@ AROUND = """
   let G = outer(delta, x)
   feedback send = {0} * ((B + N) @ delta) + sum(far, D[far] @ ({0} * delta[far]))
   grad W = {0} * G + 0.1 * W
-  s <- {0} * s + u * sum(far, norm(D[far]))
-  locality {{ allow broadcast(delta[far])  allow norm(D) }}
+  s <- total({0} * s + u * sum(far, norm(D[far])))
+  locality {{ allow broadcast(delta[far])  allow pool(positions) }}
 """
 MAP = """
   weight {0} : post -> pre ~ normal(0, 1)
@@ -74,7 +74,7 @@ def test_every_such_name_can_name_a_map(backend: str) -> None:
 def test_all_of_them_fit_into_one_rule() -> None:
     declared = "\n".join(f"param {name} = 0.{number + 1}" for number, name in enumerate(NAMES))
     total = " + ".join(NAMES[:40]) + "\n let more = " + " + ".join(NAMES[40:])
-    text = f"rule r {{\n{declared}\n let total = {total}\n feedback send = (total + more) * x\n}}"
+    text = f"rule r {{\n{declared}\n let whole = {total}\n feedback send = (whole + more) * x\n}}"
     for backend in BACKENDS:
         assert_equal_to_the_reference(text, backend)
 
@@ -193,6 +193,7 @@ def test_a_value_and_an_equation_may_wish_for_the_same_function(backend: str) ->
       grad B = outer(x, delta)
       grad B = outer(x, u) by q
       grad B_by_q = outer(x, u - delta)
+      locality { allow multiplex(post -> pre) }
     }
     """
     assert_equal_to_the_reference(second, backend)

@@ -9,7 +9,7 @@ import pytest
 import ruledsl
 
 RULE = 'rule r "R" {{ weight B : post -> pre ~ normal(0, 1)\n{}\n}}'
-POOL = "\nlocality { allow pool(batch)\nallow pool(units) }"
+POOL = "\nlocality { allow pool(batch)\nallow pool(units)\nallow multiplex(post -> pre) }"
 
 
 def emitted(body: str) -> str:

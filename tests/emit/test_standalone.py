@@ -170,7 +170,7 @@ def test_a_rule_or_value_may_be_called_like_what_is_pasted(name: str, tmp_path: 
 
 
 def test_a_local_value_called_like_what_is_pasted_brings_nothing_along() -> None:
-    text = "rule r { let NAME = outer(delta, x)  feedback send = 0.1 * x  grad W = NAME + W  grad b = 0.5 * u }"
+    text = "rule r { let NAME = outer(delta, x)  feedback send = 0.1 * x  grad W = NAME + W  grad b = total(0.5 * u) }"
     for standalone_too in (False, True):
         sources = {
             name: ruledsl.parse(text.replace("NAME", name)).compile("torch", standalone=standalone_too).source

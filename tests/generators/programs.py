@@ -33,7 +33,7 @@ _AWKWARD: tuple[str, ...] = (
     "self",
     "grad_W",
     "next_B",
-    "total",
+    "sum_all",
 )
 _AWKWARD += (
     "product",
@@ -84,6 +84,9 @@ class _Body:
     def at(self, signals: Iterable[str], lets: bool = True) -> Phrases:
         names = replace(self.names, signals=frozenset(signals))
         return Phrases(self.random, names.with_lets(self.signal_lets) if lets else names)
+
+
+MEANS = ("", ", mean=batch", ", mean=all")
 
 
 def random_rule(seed: int, plain: bool = False) -> str:
@@ -245,7 +248,7 @@ def _updates(body: _Body, weights: list[str], states: list[str], signals: frozen
             if body.names.tensors[name].axes and body.chance(0.5):
                 space = body.names.tensors[name].target
                 assert space is not None
-                value = body.at(signals).vector(activity(space), 2)
+                value = f"total({body.at(signals).vector(activity(space), 2)}{body.random.choice(MEANS)})"
             by = " by align" if align and body.chance(0.4) else ""
             body.lines.append(_conditional(body, f"grad {name} = {value}{by}", signals))
     for _ in range(body.random.choice((0, 0, 1, 2))):
@@ -276,6 +279,9 @@ def _assignments(body: _Body, names: list[str], signals: frozenset[str], probabi
                 value = phrases.of(body.names.tensors[name], body.random.randint(1, 3))
             except NoSuchValue:
                 continue
+            space = body.names.tensors[name].target
+            if body.names.tensors[name].axes and space is not None and signals and body.chance(0.5):
+                value = f"total({phrases.vector(activity(space), 2)}{body.random.choice(MEANS)})"
             if body.chance(0.5):
                 value = f"0.9 * {name} + 0.1 * {value}"
             body.lines.append(_conditional(body, f"{name} <- {value}", signals))

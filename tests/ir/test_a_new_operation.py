@@ -43,7 +43,7 @@ RULE = """rule soft {
   weight B : post -> pre ~ normal(0, 1)
   feedback send = softsign(sign(W).T @ delta) * (2 - softsign(rate))
   minimize -dot(softsign(B.T @ x), u) + softsign(3) * sq(B) over B
-  locality { allow sign(W) -> send  allow reverse(B) -> B }
+  locality { allow sign(W) -> send  allow reverse(B) -> B  allow multiplex(post -> pre) -> B }
 }
 """
 SCRIPT = """
@@ -58,7 +58,7 @@ from ruledsl.reference import run_phase
 rule = ruledsl.load("soft.rule")
 print(ruledsl.__file__)
 assert "softsign" in RESERVED
-assert {entry.flow for entry in rule.ledger} == {"sign(W)", "reverse(B)"}, rule.ledger
+assert {entry.flow for entry in rule.ledger} == {"sign(W)", "reverse(B)", "multiplex(post -> pre)"}, rule.ledger
 folded = [node for e in rule.equations.equations for node in walk(e.value) if node.constant == 1.5]
 assert folded, "2 * softsign(3) is a constant"
 layer = reference_layer(DENSE[0])

@@ -21,7 +21,7 @@ PAGE = Path(ruledsl.language.__file__).parent / "README.md"
 NUMBERS = (-2.5, -1.0, 0.0, 0.4, 3.0)
 ELEMENTWISE = [row for row in OPERATIONS.values() if row.elementwise]
 SPELLED = [row for row in ELEMENTWISE if row.python is not None]
-DERIVATIVE_FREE = {"sign", "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "count", "dphi", "summed", "sum_k"}
+DERIVATIVE_FREE = {"sign", "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "count", "dphi", "sum_k"}
 
 
 def arguments(row: Operation) -> list[tuple[float, ...]]:

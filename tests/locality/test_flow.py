@@ -84,18 +84,18 @@ COPIES: dict[str, tuple[str, set[str]]] = {
     "the sign of a power": ("feedback send = sign(W ** 8).T @ delta", {"value(W) -> send"}),
     "the sign of what was compared before": (
         "state S : pre -> post = 0\nS <- W - 0.5\nfeedback send = sign(S.T) @ delta",
-        {"sign(S) -> send", "value(W) -> send"},
+        {"value(S) -> send", "value(W) -> send"},
     ),
     "min and max": (FIXED + "feedback send = max(B, W.T) @ delta", {"value(W) -> send"}),
     "a statistic": (FIXED + "feedback send = norm(W) * (B @ delta)", {"norm(W) -> send"}),
-    "a statistic, filled in": (FIXED + "feedback send = full_like(B, mean(W)) @ delta", {"norm(W) -> send"}),
+    "a statistic, filled in": (FIXED + "feedback send = full_like(B, mean(W)) @ delta", {"stat(W) -> send"}),
     "a statistic that decides": (
         FIXED + "feedback send = B @ delta\nwhen norm(W) > 1 { feedback send = 0 }",
         {"norm(W) -> send"},
     ),
     "a statistic that decides an update": (
         LEARNED + "when std(W) > 1 { B <- 0.9 * B }",
-        {"norm(W) -> B"},
+        {"stat(W) -> B"},
     ),
     "a statistic that decides an energy": (
         LEARNED + "minimize if norm(W) > 1 then sq(B) else 0 over B",
@@ -115,7 +115,7 @@ COPIES: dict[str, tuple[str, set[str]]] = {
     ),
     "the width of first values": (
         "weight M : post -> pre ~ normal(0, std(W))\nfeedback send = M @ delta",
-        {"norm(W) -> M"},
+        {"stat(W) -> M"},
     ),
     "the width of what drives a phase": (
         LEARNED + "phase p { drive x = normal(0, norm(W))\n B <- outer(x, W @ x) }\nschedule { alternate : task, p }",
@@ -123,17 +123,17 @@ COPIES: dict[str, tuple[str, set[str]]] = {
     ),
     "what drives a phase, in a state of neurons": (
         LEARNED
-        + "state s : pre = 0\nphase p { drive x = normal(0, norm(W))\n s <- x }\n"
+        + "state s : pre = 0\nphase p { drive x = normal(0, norm(W))\n s <- total(x) }\n"
         + "grad B = outer(x, delta) * sq(s)\nschedule { alternate : task, p }",
-        {"norm(W) -> s", "norm(W) -> B", "pool(units) -> B"},
+        {"norm(W) -> s", "norm(W) -> B", "pool(units) -> B", "pool(units) -> send"},
     ),
     "the adjoint inside an outer product": (
         "feedback send = outer(W.T @ delta, delta) @ delta",
-        {"reverse(W) -> send"},
+        {"reverse(W) -> send", "pool(batch) -> send"},
     ),
     "the adjoint in a state of neurons": (
-        "state a : pre = 0\na <- W.T @ delta\nfeedback send = a",
-        {"reverse(W) -> a", "reverse(W) -> send"},
+        "state a : pre = 0\na <- total(W.T @ delta)\nfeedback send = a",
+        {"reverse(W) -> a", "reverse(W) -> send", "pool(positions) -> send"},
     ),
     "what a constraint remembers": (
         "feedback send = sign(W.T) @ delta\nuse frozen_signs",
@@ -153,8 +153,8 @@ COPIES: dict[str, tuple[str, set[str]]] = {
         {"reverse(D) -> send"},
     ),
     "a broadcast that is stored": (
-        "state s : out = 0\ns <- e\nfixed D : out -> pre ~ zeros()\nfeedback send = D @ (s + 0 * target)",
-        {"broadcast(e) -> send"},
+        "state s : out = 0\ns <- total(e)\nfixed D : out -> pre ~ zeros()\nfeedback send = D @ (s + 0 * target)",
+        {"broadcast(e) -> send", "broadcast(e) -> s", "pool(positions) -> send"},
     ),
 }
 
@@ -165,8 +165,8 @@ def test_a_copy_is_in_the_ledger(body: str, expected: set[str]) -> None:
 
 
 LOCAL: dict[str, str] = {
-    "applying a map forwards": LEARNED + "grad B = outer(x, W @ x)",
-    "reading the activity of its own neurons": LEARNED + "grad B = outer(x, delta) + outer(x, u * y)",
+    "applying a map forwards": LEARNED + "grad W = outer(W @ x, x)",
+    "reading the activity of its own neurons": LEARNED + "grad W = outer(delta, x) + outer(u * y, x)",
     "a momentum beside W": LEARNED + "state m : pre -> post = 0\nm <- 0.9 * m + W\ngrad W = m - 0.1 * W",
     "the sign of W at W": LEARNED + "grad W = outer(delta, x) + 0.01 * sign(W)",
     "a transpose that is taken back": LEARNED + "grad W = outer(delta, x) + W.T.T",
@@ -175,9 +175,6 @@ LOCAL: dict[str, str] = {
     "a choice of equals": FIXED + "feedback send = (if W.T > 0 then B else B) @ delta",
     "the batch and the width of the layer": FIXED + "feedback send = B @ delta / batch_size * fan_in",
     "noise and counters": "fresh B : post -> pre ~ normal(0, 1 / (1 + step))\nfeedback send = progress * (B @ delta)",
-    "the error at the synapses from the output": (
-        "weight D : out -> post ~ zeros()\nfeedback send = 0\ngrad D = outer(u, e)"
-    ),
     "a driven phase": LEARNED
     + "phase p { drive x = normal(0, 1)\n B <- outer(x, relu(u)) }\nschedule { alternate : task, p }",
 }
@@ -213,7 +210,7 @@ def test_an_entry_names_the_term_its_place_and_its_phase() -> None:
 
 
 def test_a_default_is_named_by_what_it_means() -> None:
-    (entry,) = checked("grad b = delta").ledger
+    (entry,) = checked("grad b = total(delta)").ledger
     assert entry.term == "W.T @ delta"
 
 

@@ -17,6 +17,7 @@ from ruledsl.reference.interpreter import evaluate
 
 H = "(B.T @ x)"
 ENERGIES: dict[str, tuple[str, ...]] = {
+    "total": (f"dot(total({H}), c)", f"sq(total({H} * c, mean=all) + c)", f"sq(c - total({H}, mean=batch))"),
     "add": (f"sq({H} + c)", f"dot({H} + c, u) * (s + sq(c))"),
     "sub": (f"sq({H} - c)", f"sq(c - {H})"),
     "mul": (f"dot({H} * c, u)", f"norm(B) * sq({H} * u) + sq(c)", f"sq({H} * sq(c))"),
@@ -91,13 +92,13 @@ def test_a_derivative_is_the_slope(op: str, energy: str, shape: str) -> None:
 
 
 def test_every_operation_with_a_derivative_has_an_energy() -> None:
-    assert set(ENERGIES) | {"total"} == {name for name, row in OPERATIONS.items() if row.derivative is not None}
+    assert set(ENERGIES) | {"sum_all"} == {name for name, row in OPERATIONS.items() if row.derivative is not None}
 
 
 @pytest.mark.parametrize("shape", LAYERS)
 def test_a_sum_over_everything_has_its_slope_too(shape: str) -> None:
-    """No rule writes `total`; the derivative of a product with a scalar does."""
-    value = make("add", make("total", make("mul", W, W)), make("total", make("mul", make("apply", W, x), b)))
+    """No rule writes `sum_all`; the derivative of a product with a scalar does."""
+    value = make("add", make("sum_all", make("mul", W, W)), make("sum_all", make("mul", make("apply", W, x), b)))
     layer = LAYERS[shape]
     place = checked("").typed.phases["task"].place  # type: ignore[union-attr]
     assert_is_the_slope(Energy(("W", "b"), "task", value, place, "task"), layer, values_of(checked(""), layer))

@@ -48,7 +48,7 @@ def test_a_condition_falls_back_on_what_holds_without_it() -> None:
 
 
 def test_an_activity_that_is_stored_is_summed_and_an_average_is_spread() -> None:
-    found = checked("grad c = delta\ngrad B = s")
+    found = checked("grad c = total(delta)\ngrad B = s")
     values, given = values_of(found, LAYER), outputs(found)
     np.testing.assert_allclose(given.grads["c", "task"], LAYER.sum_to_units(values["delta"]))
     np.testing.assert_allclose(given.grads["B", "task"], np.full_like(values["B"], values["s"]))

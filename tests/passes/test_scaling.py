@@ -163,7 +163,7 @@ def test_what_reads_the_number_of_examples_is_computed_in_the_pass(whole):
 
 def test_the_size_of_a_space_is_asked_of_a_tensor_and_not_of_activity():
     by_size = make("div", b, make("count", u, attrs=("units",)))
-    stages = accumulation(make("add", make("summed", delta), by_size))
+    stages = accumulation(make("add", make("total", delta), by_size))
     assert stages.once is not None and not any(node.op == "signal" for node in walk(stages.once))
     assert np.allclose(value(stages.once), value(by_size))
 

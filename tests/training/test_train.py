@@ -176,6 +176,14 @@ def test_activity_that_overflows_is_found_from_the_input_up(tmp_path: Path) -> N
     assert caught.value.where == "layer fc1: its activity"
 
 
+class Heard(Listener):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 class InterruptedAt(Listener):
     def __init__(self, step: int) -> None:
         self.at = step
@@ -214,7 +222,32 @@ def test_the_last_layer_can_follow_another_rule(tmp_path: Path) -> None:
     run = train(quick(tmp_path, "rule=feedback_alignment", "output=backprop"))
     weights = load_file(run.folder / "weights.safetensors")
     assert "fc2.B" not in weights
-    assert {"output_ledger.json", "backprop_torch.py"} <= {path.name for path in run.folder.iterdir()}
+    assert "backprop_torch.py" in {path.name for path in run.folder.iterdir()}
+
+
+def test_the_verdict_of_a_run_is_that_of_all_that_trains_it(tmp_path: Path) -> None:
+    alone = train(quick(tmp_path / "a", "rule=feedback_alignment", "epochs=0"))
+    assert (alone.verdict, alone.summary()["verdict"]) == ("local", "local")
+    heard = Heard()
+    run = train(quick(tmp_path / "b", "rule=feedback_alignment", "output=backprop", "epochs=0"), heard)
+    found = json.loads((run.folder / "ledger.json").read_text())
+    assert run.verdict == found["verdict"] == "nonlocal"
+    assert [(part["role"], part["verdict"]) for part in found["parts"]] == [
+        ("rule", "local"),
+        ("output rule", "nonlocal"),
+    ]
+    assert any("with one hidden layer this is backpropagation itself" in note for note in heard.notes)
+    constrained = train(quick(tmp_path / "c", "rule=feedback_alignment", "constraints=['constant_norm']", "epochs=0"))
+    found = json.loads((constrained.folder / "ledger.json").read_text())
+    assert found["verdict"] == "nonlocal"
+    assert {(entry["part"], entry["channel"]) for entry in found["ledger"]} == {("constant_norm", "norm")}
+
+
+def test_an_optimizer_that_reads_a_norm_makes_a_run_nonlocal(tmp_path: Path) -> None:
+    lars = tmp_path / "lars.rule"
+    lars.write_text("optimizer lars { p <- p - lr * norm(p) * g  locality { allow norm(p) } }")
+    run = train(quick(tmp_path / "run", "rule=feedback_alignment", f"optimizer.name={lars}", "epochs=0"))
+    assert run.verdict == "nonlocal"
 
 
 def test_layers_can_follow_rules_by_their_names(tmp_path: Path) -> None:
@@ -222,7 +255,7 @@ def test_layers_can_follow_rules_by_their_names(tmp_path: Path) -> None:
     run = train(quick(tmp_path, *settings))
     weights = load_file(run.folder / "weights.safetensors")
     assert "fc2.B" in weights and "fc1.B" not in weights
-    assert {"layers1_kolen_pollack.rule", "layers1_ledger.json", "usf.rule"} <= {p.name for p in run.folder.iterdir()}
+    assert {"layers1_kolen_pollack.rule", "usf.rule"} <= {p.name for p in run.folder.iterdir()}
     again = train(read_config(run.folder / "config.toml", [f"out={tmp_path / 'again'}"]))
     same = load_file(again.folder / "weights.safetensors")
     assert all((same[name] == weights[name]).all() for name in weights)

@@ -34,7 +34,7 @@ trace, fresh_signs, gated, two_optimizers, moved, counted = (
         """rule moved {
              fixed B : post -> pre ~ normal(0, 1)
              feedback send = B @ delta
-             W <- W - 0.1 * outer(delta, x)   grad b = delta
+             W <- W - 0.1 * outer(delta, x)   grad b = total(delta)
            }""",
         """rule counted {
              state n : scalar = 0  state m : scalar = 0

@@ -41,7 +41,7 @@ rule two_optimizers {
   grad B = B - W.T by align
   T <- 0.5 * T + outer(delta, x)
   phase dream { grad B = outer(x, delta) + B   T <- T + outer(u, x) }
-  phase sleep { drive x = normal(0, 1)  W <- 0.5 * W + outer(u, x)  grad b = u by align }
+  phase sleep { drive x = normal(0, 1)  W <- 0.5 * W + outer(u, x)  grad b = total(u) by align }
   optimizer align = sgd(lr = 0.1)
   schedule { each step : task, dream, sleep }
   locality { allow value(W) }
@@ -60,7 +60,9 @@ rule only_dense {
   fixed D : post[k] -> pre ~ normal(0, 1)
   feedback send = sum(k, D[k] @ delta[k]) + 0 * x
   grad W = outer(delta, x) * (1 + sum(k, sq(delta[k])))
-  locality { allow broadcast(delta[k])  allow pool(batch)  allow pool(units)  allow pool(positions) }
+  locality {
+    allow broadcast(delta[k])  allow modulate(delta[k])  allow pool(batch)  allow pool(units)  allow pool(positions)
+  }
 }
 rule sizes_in_rare_places {
   fixed B : out -> pre ~ normal(0, 1)
@@ -71,7 +73,7 @@ rule sizes_in_rare_places {
   grad W = outer(delta, x) + outer(delta, x) * sq(N)
   n <- n / batch_size
   phase idle { drive x = normal(0, 1) }
-  locality { allow broadcast(e)  allow broadcast(delta[k])  allow norm(N) }
+  locality { allow broadcast(e)  allow broadcast(delta[k])  allow multiplex(pre -> post) }
 }
 rule nothing_is_sent { feedback send = 0  grad b = 1 }
 """

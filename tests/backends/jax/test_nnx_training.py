@@ -419,7 +419,12 @@ def test_a_printed_network_names_the_rules() -> None:
     assert lines[0].split() == ["layer", "kind", "rule", "part", "parameters", "learns"]
     assert lines[1].split() == ["conv1", "Conv", "kolen_pollack", "first", "decay", "=", "0.0001", "W,", "B,", "b"]
     assert lines[4].split() == ["fc2", "Linear", "backprop", "output", "W,", "b"]
-    assert "after every step: constant_norm" in shown and "kolen_pollack is local" in shown
+    assert (
+        "after every step: constant_norm" in shown
+        and "ledger: nonlocal" in shown
+        and "  kolen_pollack (" in shown
+        and "constraint constant_norm: nonlocal" in shown
+    )
     ready_phases, _, _ = ready("weight_mirror")
     assert "phases: 2 epochs mirror, then each step task, mirror; in this step: task, mirror" in str(
         ready_phases.ruledsl

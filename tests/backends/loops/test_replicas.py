@@ -10,7 +10,7 @@ import ruledsl
 
 ROOT = 'rule r "R" {{ fixed B : post -> pre ~ normal(0, sqrt(1 / fan_out))\nfeedback send = B @ delta\n{}\n}}'
 FREE = 'rule r "R" {{ fixed B : post -> pre ~ normal(0, sqrt(1 / fan_out))\n{}\n}}'
-FAR = "locality { allow broadcast(delta[k])\nallow pool(batch)\nallow pool(units)\nallow pool(positions) }"
+FAR = "locality { allow modulate(delta[k])\nallow pool(batch)\nallow pool(units)\nallow pool(positions) }"
 UNUSED = {"find_unused_parameters": True}
 
 OWN = {
@@ -21,17 +21,14 @@ OWN = {
     "a sum of errors": ROOT.format("state T : pre -> post = 0\nT <- 0.5 * T + outer(delta, x)"),
     "a sum with batch_size": ROOT.format("state T : pre -> post = 0\nT <- 0.5 * T + outer(u, x) / batch_size"),
     "the sign of a sum": ROOT.format("grad W = outer(delta, x) + 0.01 * sign(outer(delta, x))"),
-    "a state of every unit": ROOT.format(
-        "state s : post = 0\ns <- 0.9 * s + std(u, batch)\ngrad b = s\n"
-        "locality { allow pool(batch) -> s\nallow pool(batch) -> b }"
+    "a state of every unit": ROOT.format("state s : post = 0\ns <- 0.9 * s + total(std(u, batch))\ngrad b = s"),
+    "errors averaged": ROOT.format("state s : post = 0\ns <- 0.9 * s + total(mean(delta, batch))"),
+    "centred activity": ROOT.format(
+        "grad W = outer(delta, center(x, batch))\nlocality { allow pool(batch)\nallow multiplex(pre -> post) }"
     ),
-    "errors averaged": ROOT.format(
-        "state s : post = 0\ns <- 0.9 * s + mean(delta, batch)\nlocality { allow pool(batch) -> s }"
-    ),
-    "centred activity": ROOT.format("grad W = outer(delta, center(x, batch))\nlocality { allow pool(batch) -> W }"),
     "squared errors": ROOT.format("grad W = outer(delta * delta, x)"),
     "a batch brought to one length": ROOT.format(
-        "grad W = outer(delta, normalize(x, batch))\nlocality { allow pool(batch) -> W }"
+        "grad W = outer(delta, normalize(x, batch))\nlocality { allow pool(batch)\nallow multiplex(pre -> post) }"
     ),
     "errors of each layer downstream, squared": ROOT.format("grad W = outer(delta, x) * sum(k, sq(delta[k]))\n" + FAR),
     "an error in a function": ROOT.format("grad W = outer(tanh(delta), x)"),
@@ -39,7 +36,7 @@ OWN = {
     "what is sent is no mean": FREE.format(
         "feedback send = B @ sign(delta) + 0.1 * x / batch_size\ngrad W = outer(delta, x)"
     ),
-    "a number is sent": FREE.format("feedback send = 0.01\ngrad b = delta + 0.01 * u"),
+    "a number is sent": FREE.format("feedback send = 0.01\ngrad b = total(delta + 0.01 * u)"),
     "W assigned": ROOT.format("W <- W - 0.1 * outer(delta, x)"),
 }
 LIBRARY = [name for name in ruledsl.names() if ruledsl.load(name).kind == "rule"]

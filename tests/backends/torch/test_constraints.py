@@ -20,9 +20,8 @@ rule both {
   locality {
     allow norm(W) -> W
     allow norm(W) -> constant_norm_n
-    allow norm(frozen_signs_s) -> W
-    allow norm(frozen_signs_s) -> constant_norm_n
-    allow norm(frozen_signs_s) -> frozen_signs_s
+    allow stat(frozen_signs_s) -> W
+    allow stat(frozen_signs_s) -> frozen_signs_s
   }
 }
 """

@@ -195,7 +195,7 @@ rule looking {
   fixed B : out -> pre ~ kaiming()
   state m : post = 0
   feedback send = B @ e
-  phase look { m <- mean(u, batch) }
+  phase look { m <- total(mean(u, batch)) }
   schedule { each step : task, look }
   locality { allow broadcast(e) -> send  allow pool(batch) -> m }
 }

@@ -26,7 +26,11 @@ from ruledsl_torch.stepping import StepLayer
 
 TOLERANCE = 1e-10
 FEW = (DENSE[0], *(geometry for geometry in CONVS if geometry.name == "everything"))
-ALLOW = "locality { allow reverse(W)  allow pool(batch)  allow pool(positions)  allow pool(units)  MORE }"
+BUNDLES = ("pre -> post", "post -> pre", "out -> pre", "out -> post", "post[k] -> pre")
+MESSAGES = "  ".join(f"allow multiplex({bundle})" for bundle in BUNDLES)
+ALLOW = (
+    "locality { allow reverse(W)  allow pool(batch)  allow pool(positions)  allow pool(units)  MORE\n" + MESSAGES + " }"
+)
 TEXTS = {
     "several_optimizers": """
       optimizer second = sgd(lr = 0.1)
@@ -36,7 +40,7 @@ TEXTS = {
       grad W = outer(delta, x)
       grad W = 0.5 * outer(u, x) by second
       grad W = -W by third
-      grad b = u by second
+      grad b = total(u) by second
       grad B = outer(x, delta) by second
       grad B = 2 * B by third
     """,
@@ -50,12 +54,12 @@ TEXTS = {
       state from_map : pre -> post = 0
       state own : scalar = 0
       feedback send = W.T @ delta
-      from_x <- 0.5 * from_x + x
-      from_u <- from_u - u
-      from_y <- y
-      from_delta <- delta / batch_size
-      from_e <- from_e + e
-      from_target <- target
+      from_x <- total(0.5 * from_x + x)
+      from_u <- total(from_u - u)
+      from_y <- total(y)
+      from_delta <- total(delta / batch_size)
+      from_e <- total(from_e + e)
+      from_target <- total(target)
       from_map <- from_map + outer(y, x)
       own <- 0.5 * own + sq(from_u)
       MORE broadcast(e)  allow broadcast(target)  allow value(W)
@@ -64,7 +68,7 @@ TEXTS = {
       fixed D : post[k] -> pre ~ normal(0, 1)
       state s : pre = 0
       feedback send = W.T @ delta + sum(k, D[k] @ delta[k])
-      s <- s + sum(k, D[k] @ delta[k])
+      s <- total(s + sum(k, D[k] @ delta[k]))
       MORE broadcast(delta[k])
     """,
     "two_families": """
@@ -80,8 +84,8 @@ TEXTS = {
       weight C : post -> pre ~ normal(0, 1)
       state m : post = 0
       feedback send = (B + C) @ delta
-      phase silent { grad B = outer(x, u)  m <- m + y  grad C = B * C by second }
-      phase loud { grad B = outer(x, delta)  grad W = W  m <- delta }
+      phase silent { grad B = outer(x, u)  m <- m + total(y)  grad C = B * C by second }
+      phase loud { grad B = outer(x, delta)  grad W = W  m <- total(delta) }
       phase own {
         drive x = normal(0, 1)
         let z = tanh(W @ x + b)
@@ -94,14 +98,14 @@ TEXTS = {
       param rate = 0.3
       feedback send = (W.T @ delta) * (step + epoch * progress + lr) / batch_size
       grad W = outer(delta, x) * fan_in / fan_out + rate * W * classes
-      grad b = delta * lr + b * progress
+      grad b = total(delta) * lr + b * progress
     """,
     "zeros": "feedback send = 0  grad b = 0  W <- W + outer(u, x, mean=all)",
     "reads_the_bias": """
       state s : post = 0
       feedback send = W.T @ (delta * (1 + b))
       grad W = outer(delta + b, x)
-      b <- b - delta
+      b <- total(b - delta)
       s <- s + b
     """,
     "targets": """
@@ -132,7 +136,7 @@ NASTY = {
       weight needs_W : post -> pre ~ normal(0, 1)
       feedback send = needs_W @ (delta * needs_x)
       grad needs_W = outer(x, delta)
-      needs_x <- needs_x + u
+      needs_x <- total(needs_x + u)
     """,
     "tensors": """
       optimizer second = sgd(lr = 0.1)
@@ -146,12 +150,12 @@ NASTY = {
       state backward_passes : scalar = 0
       feedback send = (start + network) @ (delta * ctx)
       W <- W + outer(u, x)
-      optimizers <- u
+      optimizers <- total(u)
       reads_out <- reads_out + optimizers
       backward_passes <- backward_passes + sq(u)
       ctx <- zero
       zero <- ctx + W_next
-      W_next <- u
+      W_next <- total(u)
       grad start = outer(x, delta)
       grad start = outer(x, u) by second
     """,
@@ -161,8 +165,8 @@ NASTY = {
       feedback send = B @ delta
       phase train { grad B = outer(x, u) }
       phase forward { grad B = outer(x, delta) }
-      phase mirror { drive x = normal(0, 1)  mirror <- u }
-      phase draw_mirror { mirror <- y }
+      phase mirror { drive x = normal(0, 1)  mirror <- total(u) }
+      phase draw_mirror { mirror <- total(y) }
       phase enforce { drive x = normal(0, 1)  B <- B + outer(x, u) }
       after step { mirror <- 0.5 * mirror }
     """,
@@ -366,10 +370,13 @@ def test_a_tensor_may_be_called_like_what_a_pass_calls_its_own(name):
       state m : post = 0
       feedback send = {name} @ delta + sum(k, D[k] @ delta[k]) - sum(k, E[k] @ delta[k]) * x
       grad {name} = outer(x, u) + 0.1 * {name}
-      m <- m + u - y
+      m <- total(m + u - y)
       phase silent {{ grad {name} = outer(x, u) - {name} }}
       schedule {{ each step : task, silent }}
-      locality {{ allow broadcast(delta[k]) }}
+      locality {{
+        allow broadcast(delta[k])  allow pool(positions)
+        allow multiplex(post[k] -> pre)  allow multiplex(post -> pre)
+      }}
     }}
     """
     case = passes.Case(ruledsl.parse(text), DenseGeometry("square", 5, 5))

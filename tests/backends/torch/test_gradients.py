@@ -138,8 +138,8 @@ def test_e_is_the_gradient_of_the_loss_at_the_logits():
           state seen : out = 0
           weight bias_of_output : out ~ zeros()
           feedback send = 0
-          seen <- e
-          grad bias_of_output = e
+          seen <- total(e)
+          grad bias_of_output = total(e)
           locality { allow broadcast(e) -> seen  allow broadcast(e) -> bias_of_output }
         }
         """

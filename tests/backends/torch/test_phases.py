@@ -30,7 +30,7 @@ rule every_step {
   weight B : post -> pre ~ normal(0, sqrt(1 / fan_out))
   state m : post = 0
   feedback send = B @ delta
-  phase look { m <- u    grad B = -outer(x, u) }
+  phase look { m <- total(u)    grad B = -outer(x, u) }
   schedule { each step : task, look }
 }
 """

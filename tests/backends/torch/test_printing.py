@@ -53,7 +53,7 @@ def test_the_table_says_what_the_network_is_made_of():
     assert " ".join(rows[2]) == "fc Linear direct_feedback_alignment output W, b"
     shown = str(net.ruledsl)
     assert repr(net.ruledsl) == shown and " at 0x" not in shown
-    assert "activation_alignment is nonlocal" in shown and "kolen_pollack is local" in shown
+    assert "ledger: nonlocal" in shown and "  activation_alignment (conv1" in shown and "): local" in shown
     assert "after every step: frozen_signs" in shown
     assert "phases: in turn task, align; in step 0: task" in shown
     assert "not converted: conv2: left alone" in shown

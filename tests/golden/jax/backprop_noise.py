@@ -2,7 +2,7 @@
 
 Source: Moskovitz et al. 2018, section 5.3
 
-Locality: nonlocal; reverse(W) -> send, pool(units) -> send, pool(units) -> W.
+Locality: nonlocal; pool(units) -> send, reverse(W) -> send, pool(units) -> W.
 
 scale  standard deviation of the noise relative to that of the gradient
 
@@ -59,7 +59,7 @@ def grad_W(layer, N, x, delta, scale=1):
 
 
 def grad_b(layer, delta):
-    """The pseudo-gradient of b: summed(delta)."""
+    """The pseudo-gradient of b: total(delta)."""
     return layer.sum_to_units(delta)
 
 

@@ -3,11 +3,11 @@
 Source: Liao et al. 2015, section 2, setting 3, with the learning of Webster, Choi & Ahn 2021,
 section 3
 
-Locality: local; broadcast(e) -> send.
+Locality: local; broadcast(e) -> send, broadcast(e) -> C.
 
 decay  weight decay, the same for W and C
 
-Made by ruledsl 0.1.0 from rule text 1546284fb5c82d99.
+Made by ruledsl 0.1.0 from rule text 6c689565bed33af5.
 
 A network is pure functions of its layers' parameters and states:
 
@@ -68,7 +68,7 @@ def grad_C(C, x, e, decay=0.0001):
 
 
 def grad_b(layer, delta):
-    """The pseudo-gradient of b: summed(delta)."""
+    """The pseudo-gradient of b: total(delta)."""
     return layer.sum_to_units(delta)
 
 

@@ -13,7 +13,7 @@ alpha  weight of amp
 beta   weight of decay
 gamma  weight of null
 
-Made by ruledsl 0.1.0 from rule text 90d056f44c20ea28.
+Made by ruledsl 0.1.0 from rule text 48771f08f56ef79a.
 
 A network is pure functions of its layers' parameters and states:
 
@@ -66,7 +66,7 @@ def grad_W(layer, x, delta):
 
 
 def grad_b(layer, delta):
-    """The pseudo-gradient of b: summed(delta)."""
+    """The pseudo-gradient of b: total(delta)."""
     return layer.sum_to_units(delta)
 
 

@@ -65,7 +65,7 @@ def grad_B(B, outer_delta_x, decay=0.0001):
 
 
 def grad_b(layer, delta):
-    """The pseudo-gradient of b: summed(delta)."""
+    """The pseudo-gradient of b: total(delta)."""
     return layer.sum_to_units(delta)
 
 

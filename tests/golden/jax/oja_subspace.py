@@ -2,9 +2,9 @@
 
 Source: Oja 1989
 
-Locality: nonlocal; reverse(W) -> W.
+Locality: nonlocal; reverse(W) -> W, multiplex(pre -> post) -> W.
 
-Made by ruledsl 0.1.0 from rule text 597497dedb939459.
+Made by ruledsl 0.1.0 from rule text ab804c6ba0c62773.
 
 A network is pure functions of its layers' parameters and states:
 

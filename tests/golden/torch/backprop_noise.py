@@ -2,7 +2,7 @@
 
 Source: Moskovitz et al. 2018, section 5.3
 
-Locality: nonlocal; reverse(W) -> send, pool(units) -> send, pool(units) -> W.
+Locality: nonlocal; pool(units) -> send, reverse(W) -> send, pool(units) -> W.
 
 scale  standard deviation of the noise relative to that of the gradient
 
@@ -50,7 +50,7 @@ def complete_W(N, summed, scale=1):
 
 
 def grad_b(layer, delta):
-    """The pseudo-gradient of b: summed(delta)."""
+    """The pseudo-gradient of b: total(delta)."""
     return layer.sum_to_units(delta)
 
 

@@ -2,11 +2,11 @@
 
 Source: Webster, Choi & Ahn 2021, section 3
 
-Locality: local; broadcast(e) -> send.
+Locality: local; broadcast(e) -> send, broadcast(e) -> B.
 
 decay  weight decay, the same for W and B
 
-Made by ruledsl 0.1.0 from rule text 7cb10db849438286.
+Made by ruledsl 0.1.0 from rule text 5de330625a4a19a2.
 
     net = convert(net, "direct_kolen_pollack", example=x)  # of ruledsl_torch: any module, in place
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -62,7 +62,7 @@ def complete_B(B, summed, decay=0.0001):
 
 
 def grad_b(layer, delta):
-    """The pseudo-gradient of b: summed(delta)."""
+    """The pseudo-gradient of b: total(delta)."""
     return layer.sum_to_units(delta)
 
 

@@ -2,7 +2,8 @@
 
 Source: Kunin et al. 2020, Table 5, column 4
 
-Locality: nonlocal; pool(batch) -> B, pool(units) -> B, reverse(B) -> B.
+Locality: nonlocal; pool(units) -> send, pool(batch) -> B, pool(units) -> B, reverse(B) -> B,
+multiplex(post -> pre) -> B.
 
 Compiled with fo_bias = True, fo_relu = True, fo_bwmc = True, fo_fwmc = True, fo_fwl2n = False,
 bo_bias = True, bo_relu = False, bo_fwmc = True, bo_fwl2n = True, bi_bwmc = False, bi_fwmc = False,
@@ -57,7 +58,7 @@ def grad_W(layer, x, delta):
 
 
 def grad_b(layer, delta):
-    """The pseudo-gradient of b: summed(delta)."""
+    """The pseudo-gradient of b: total(delta)."""
     return layer.sum_to_units(delta)
 
 

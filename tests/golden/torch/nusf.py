@@ -34,7 +34,7 @@ def grad_W(layer, x, delta):
 
 
 def grad_b(layer, delta):
-    """The pseudo-gradient of b: summed(delta)."""
+    """The pseudo-gradient of b: total(delta)."""
     return layer.sum_to_units(delta)
 
 

@@ -2,7 +2,7 @@
 
 Source: Kunin et al. 2020, Table 5, column 3; section B.1.3
 
-Locality: nonlocal; pool(batch) -> B, pool(units) -> B, reverse(B) -> B.
+Locality: nonlocal; pool(units) -> send, pool(units) -> B, reverse(B) -> B, pool(batch) -> B.
 
 Compiled with fo_bias = True, fo_relu = True, fo_bwmc = True, fo_fwmc = True, fo_fwl2n = False,
 bo_bias = False, bo_relu = True, bo_fwmc = False, bo_fwl2n = True, bi_bwmc = True, bi_fwmc = False,
@@ -57,7 +57,7 @@ def grad_W(layer, x, delta):
 
 
 def grad_b(layer, delta):
-    """The pseudo-gradient of b: summed(delta)."""
+    """The pseudo-gradient of b: total(delta)."""
     return layer.sum_to_units(delta)
 
 
