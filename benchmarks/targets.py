@@ -79,6 +79,10 @@ TARGETS = (
     Target("equality", "jax float32", "JAX against the reference, every rule and geometry, float32", 1e-5),
     Target("equality", "jax float64", "JAX against the reference, every rule and geometry, float64", 1e-10),
     Target("ledger", "unseen", "ledger entries of random rules that no run shows, of all", 0.02),
+    Target("ledger", "smuggled", "smugglers of tests/attacks without their entry", 0),
+    Target("ledger", "accused", "honest rules of tests/attacks with another ledger than theirs", 0),
+    Target("ledger", "overlooked", "smugglers that verify alone does not find, of all", 0.05),
+    Target("ledger", "verify", "ruledsl verify weight_mirror, both backends, second start", 6, "s"),
     Target("compiled", "compiled", "torch.compile(fullgraph=True) against eager, every rule, float64", 1e-10),
     Target("compiled", "jitted", "jax.jit against the reference, every rule and phase, float64", 1e-10),
 )
