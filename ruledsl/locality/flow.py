@@ -257,11 +257,10 @@ class _Flow:
             return NOTHING
         mapped = node.type.kind in ("map", "parameter")
         if self.phase == INIT:
-            parts = [_remembered(self.first.get(name, NOTHING), mapped, False, True)]
+            parts = [_remembered(self.first.get(name, NOTHING), mapped, False)]
         else:
-            forward = self.equations.tensors[name].kind == "forward"
             parts = [
-                _remembered(found, mapped, (phase, self.phase) in self.later, mapped or forward)
+                _remembered(found, mapped, (phase, self.phase) in self.later)
                 for phase, found in self.content.get(name, {}).items()
             ]
         remembered = {key: mark for key, mark in join(parts).items() if key[0] != name or key[1] not in TRANSPORT}
@@ -279,18 +278,18 @@ class _Flow:
         return self.equations.tensors[source].type == declared.type
 
 
-def _remembered(found: Labels, mapped: bool, same_step: bool, shared: bool) -> Labels:
+def _remembered(found: Labels, mapped: bool, same_step: bool) -> Labels:
     """What is left of labels when they are read again where they were stored.
 
+    mapped     by synapses, which the architecture shares over positions
     same_step  by a later phase of the same step, which sees the same batch
-    shared     over positions, as the architecture shares its weights and biases
     """
     result: dict[Key, Mark] = {}
     for (source, channel), mark in found.items():
         if channel in ("over(batch)", "pool(batch)"):
             if same_step:
                 result[source, "over(batch)"] = mark
-        elif channel == MULTIPLEX or (channel == "over(positions)" and shared):
+        elif channel == MULTIPLEX or (channel == "over(positions)" and mapped):
             continue
         else:
             own = mapped and channel in TRANSPORT

@@ -47,9 +47,18 @@ FlowRule = Callable[[Node, Context], Labels]
 def joined(node: Node, context: Context) -> Labels:
     """Arithmetic, conditions: the result depends on everything that any argument depends on.
 
-    A number per neuron that meets an activity is at every example and position.
+    A number per neuron that meets an activity is at every example and position; but that the bias of a layer is the
+    same at all of its positions is the architecture's doing.
     """
-    return join(labels.returned(context.of(arg), node.type.axes - arg.type.axes) for arg in node.args)
+    axes = node.type.axes - {"positions"} if _is_layer(node) else node.type.axes
+    return join(labels.returned(context.of(arg), axes - arg.type.axes) for arg in node.args)
+
+
+def _is_layer(node: Node) -> bool:
+    """`M @ v + b`: what arrives at the neurons of a layer, and their bias."""
+    biases = [arg for arg in node.args if arg.op == "tensor" and arg.attrs[0] == "b"]
+    arrived = [part.op for arg in node.args if arg not in biases for part in (arg, *arg.args)]
+    return node.op in ("add", "sub") and len(biases) == 1 and "apply" in arrived
 
 
 def nothing(node: Node, context: Context) -> Labels:
