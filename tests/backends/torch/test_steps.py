@@ -200,7 +200,7 @@ def test_a_layer_without_bias_reads_zero_and_stores_none():
     rule own_bias {{
       state s : post = 0
       {handwritten.BACKWARD}
-      b <- total(b - delta)
+      b <- b - total(delta)
       s <- s + 1 + b
       locality {{ allow reverse(W) -> send }}
     }}
