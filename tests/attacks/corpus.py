@@ -13,6 +13,8 @@ from ruledsl.source import Source
 
 HERE = Path(__file__).parent
 SMUGGLERS = sorted((HERE / "smugglers").glob("*.rule"))
+OPEN = sorted((HERE / "open").glob("*.rule"))
+"""Smugglers that the ledger does not list yet, or under too weak a channel: known holes."""
 HONEST = sorted((HERE / "honest").glob("*.rule"))
 EXPECTS = "# expects: "
 
