@@ -357,26 +357,50 @@ MOST_NAMES = 3  # of layers, in a line
 
 
 def experiment_of(
-    parts: Mapping[str, Part], output: Part | None, constraints: Sequence[Part], norms: bool, convolutions: bool
+    layers: Mapping[str, Part | None],
+    traced: Trace,
+    output: Part | None,
+    constraints: Sequence[Part],
+    network: Sequence[str],
+    optimizers: Sequence[locality.Part] = (),
 ) -> Experiment:
-    """The ledger of a converted network: by layer, the rule that it follows.
+    """The ledger of all that trains a network.
 
-    output  the rule that layers at the network's output were given, where it is another
+    layers   by name, the rule that each follows; None for those that are left to the framework
+    output   the rule that layers at the network's output were given, where it is another
+    network  what it adds by itself, see `ruledsl.locality.experiment.of_network`
     """
-    layers: dict[int, list[str]] = {}
-    for name, part in parts.items():
-        layers.setdefault(id(part), []).append(name)
-    found: list[locality.Part] = []
-    for part in {id(part): part for part in parts.values()}.values():
-        role: locality.Role = "output rule" if part is output else "rule"
-        where = _listed(layers[id(part)]) if len(layers) > 1 else ""
-        found.append(locality.Part(role, part.rule, part.verdict, part.ledger, where))
-    found += [locality.Part("constraint", one.rule, one.verdict, one.ledger) for one in constraints]
-    hidden = len(parts) - sum(part is output for part in parts.values())
-    network = locality.of_network(norms, convolutions)
-    return Experiment(tuple(found), network, locality.sends_back(found, hidden))
+    named: dict[int, tuple[Part, list[str]]] = {}
+    for name, part in layers.items():
+        if part is not None:
+            named.setdefault(id(part), (part, []))[1].append(name)
+    alone = [name for name, part in layers.items() if part is None]
+    quiet = [name for name in alone if name in traced.layers and not traced.layers[name].sends]
+    loud = [name for name in alone if name not in quiet]
+    several = len(named) + bool(alone) > 1
+    found = [
+        locality.Part(
+            "output rule" if part is output else "rule",
+            part.rule,
+            part.verdict,
+            part.ledger,
+            _listed(names) if several else "",
+        )
+        for part, names in named.values()
+    ]
+    if loud:
+        found.append(locality.Part("rule", FRAMEWORKS, "nonlocal", where=_listed(loud)))
+    if quiet:
+        found.append(locality.Part("rule", FRAMEWORKS, "local", where=f"{_listed(quiet)}, which sends to nobody"))
+    found += [*optimizers, *(locality.Part("constraint", one.rule, one.verdict, one.ledger) for one in constraints)]
+    hidden = sum(part is None or part is not output for part in layers.values())
+    return Experiment(tuple(found), tuple(network), locality.sends_back(found, hidden))
+
+
+FRAMEWORKS = "the framework's own backpropagation"
 
 
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    shown = ", ".join(name or "the network itself" for name in names[:MOST_NAMES])
+    return shown + (f" and {more} more" if more > 0 else "")

@@ -27,6 +27,7 @@ from ruledsl.assembly import (
 from ruledsl.choices import Choice, Choices, compiled_choices, follow, left_alone, several
 from ruledsl.errors import RuleWarning, UserError, suggest
 from ruledsl.listing import LEFT_ALONE, assigned, by, taught, unlike
+from ruledsl.locality.experiment import of_network
 from ruledsl.program import TASK, Schedule
 from ruledsl.streams import Streams
 from ruledsl_jax.guided import guided
@@ -99,8 +100,7 @@ def convert(
         layer.follow(following, made)
     if _shares_passes(assembly):
         net.__class__ = guided(type(net))
-    norms = any(isinstance(module, nnx.BatchNorm) for _, module in modules_of(net, (), set()))
-    record = _record(chosen, layers, traced, assembly, skipped, norms)
+    record = _record(chosen, layers, traced, assembly, skipped, _of_network(net))
     net.ruledsl = record.begun()  # type: ignore[attr-defined]
     for message, help in _remarks(parts, skipped):
         warnings.warn(f"{message}\n  help: {help}", RuleWarning, stacklevel=2)
@@ -305,7 +305,7 @@ def _record(
     traced: Trace,
     assembly: Assembly,
     skipped: Mapping[str, str],
-    norms: bool,
+    network: tuple[str, ...],
 ) -> Record:
     """Of a network whose layers have taken up their rules."""
     places = assembly.places
@@ -318,12 +318,19 @@ def _record(
     errors = {own.phase for binding in bindings for own in binding.evoked if own.errors}
     driven = {own.phase for binding in bindings for own in binding.driven}
     rows = tuple(_row(name, layers[name], part, traced) for name, part in parts.items())
-    convolutions = any("Conv" in type(layers[name]).__name__ for name in parts)
-    experiment = experiment_of(parts, chosen.output, assembly.constraints, norms, convolutions)
+    learners = {**dict.fromkeys(skipped), **parts}
+    experiment = experiment_of(learners, traced, chosen.output, assembly.constraints, network)
     notes = (*experiment.lines(), *_notes(parts, assembly.constraints))
     left = tuple(skipped.items())
     phases = tuple(sorted(errors)), tuple(sorted(driven))
     return Record(title, tuple(places), left, assembly.classes, schedule, *phases, rows, notes)
+
+
+def _of_network(net: nnx.Module) -> tuple[str, ...]:
+    """What a network adds to the ledger by itself."""
+    modules = [module for _, module in modules_of(net, (), set())]
+    norms = any(isinstance(module, nnx.BatchNorm) for module in modules)
+    return of_network(norms, any(isinstance(module, nnx.Conv | nnx.ConvTranspose) for module in modules))
 
 
 def _row(name: str, layer: Any, part: Part, traced: Trace) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -264,7 +265,7 @@ def _stacked(values: Sequence[Any]) -> Any:
 
 @partial(jax.jit, static_argnums=1)
 def _members(values: Any, count: int) -> list[Any]:
-    return [jax.tree.map(lambda leaf: leaf[index], values) for index in range(count)]  # noqa: B023
+    return [jax.tree.map(itemgetter(index), values) for index in range(count)]
 
 
 class _Look(Use):

@@ -27,7 +27,7 @@ from ruledsl.assembly import (
 from ruledsl.choices import Choice, Choices, compiled_choices, follow, left_alone, output_layers, several
 from ruledsl.errors import UserError, suggest
 from ruledsl.listing import LEFT_ALONE
-from ruledsl.locality.experiment import Experiment
+from ruledsl.locality.experiment import of_network
 from ruledsl_torch import transformations as transformations  # says what layers can't be part of
 from ruledsl_torch.attending import leave
 from ruledsl_torch.composites import COMPOSITES, is_closed, is_open, opened
@@ -119,7 +119,8 @@ def convert(
         network = Record(_title(chosen, parts), {}, assembly.classes, generator)
         network.draws = None if seed is None else Seeded(int(seed))
         network.skipped, network.roles = skipped, _roles(traced)
-        network.experiment = _experiment(net, layers, parts, chosen.output, assembly.constraints)
+        learners = {**dict.fromkeys(skipped), **parts}
+        network.experiment = experiment_of(learners, traced, chosen.output, assembly.constraints, _of_network(net))
         install(net, network, layers, assembly, place)
     warn_of_shared_weights(net, weight_layers(net))
     for key, message, help in _remarks(network, traced, chosen):
@@ -127,16 +128,11 @@ def convert(
     return net
 
 
-def _experiment(
-    net: nn.Module,
-    layers: Mapping[str, nn.Module],
-    parts: Mapping[str, Part],
-    output: Part | None,
-    constraints: Sequence[Part],
-) -> Experiment:
-    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
-    convolutions = any(isinstance(layers[name], nn.modules.conv._ConvNd) for name in parts)
-    return experiment_of(parts, output, constraints, norms, convolutions)
+def _of_network(net: nn.Module) -> tuple[str, ...]:
+    """What a network adds to the ledger by itself."""
+    modules = list(net.modules())
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules)
+    return of_network(norms, any(isinstance(module, nn.modules.conv._ConvNd) for module in modules))
 
 
 def _activations(layers: Mapping[str, nn.Module], given: Mapping[str, Phi | str]) -> dict[str, Phi | None]:

@@ -33,6 +33,7 @@ TEMPLATE = """\
 #   e, target     the error at the output of the network, and the right answer there (`out`)
 #   W.T, M @ v    a map turned round, a map applied to an activity
 #   outer(v, w)   a map from w's neurons to v's: the product of the two activities at every synapse
+#   total(v)      an activity summed up, one number for each neuron: `total(v, mean=all)` averages
 rule NAME "A title of your own" {
   source "Who had the idea, and where it is written down"
 

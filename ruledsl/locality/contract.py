@@ -37,21 +37,25 @@ STRONGER = {"sign": ("value",), "norm": ("value",), "stat": ("value",), "modulat
 
 
 class Allowance(NamedTuple):
-    """A clause of a `locality` block, with what it is about in the spelling of `Entry.flow`."""
+    """A clause of a `locality` block, with what it is about in the spelling of `Entry.flow`.
+
+    constraint  the one whose own block it is from: it speaks for what this does, and for nothing else
+    """
 
     clause: tree.Clause
     flow: str
-    within: str | None
-    """The phase for which alone it speaks: that of a constraint with a block of its own."""
+    constraint: str | None = None
 
     def covers(self, entry: Entry) -> bool:
         """Whether it is about an entry."""
-        if self.flow != entry.flow or (self.within is not None and entry.phase != self.within):
-            return False
-        sink = self.clause.sink
-        if sink is None or entry.sink == sink.id:
-            return True
-        return self.within is not None and entry.sink.rstrip("_").endswith(f"_{sink.id}")
+        sink = entry.sink
+        if self.constraint is not None:
+            own, prefix = entry.phase == f"{AFTER_STEP}: {self.constraint}", f"{self.constraint}_"
+            if not own and not (entry.phase == INIT and sink.startswith(prefix)):
+                return False
+            sink = sink.removeprefix(prefix).rstrip("_")
+        wanted = self.clause.sink.id if self.clause.sink else None
+        return self.flow == entry.flow and wanted in (None, entry.sink, sink)
 
 
 def check_contract(rule: TypedRule, equations: Equations, flows: Flows, diagnostics: Diagnostics) -> None:
@@ -99,7 +103,7 @@ def _clauses(
         assert isinstance(located.item, tree.Locality)
         for clause in located.item.clauses:
             if flow := _flow(clause, located, equations, diagnostics):
-                clauses.append(Allowance(clause, flow, None))
+                clauses.append(Allowance(clause, flow))
             else:
                 misspelt.append(clause)
     return clauses, misspelt
@@ -115,8 +119,7 @@ def _of_constraints(rule: TypedRule, equations: Equations) -> Iterator[Allowance
     """What constraints allow themselves, wherever they are used."""
     for constraint in rule.constraints:
         for allowance in allowances(constraint, equations):
-            yield allowance._replace(within=f"{AFTER_STEP}: {constraint.flat.name}")
-            yield allowance._replace(within=INIT)
+            yield allowance._replace(constraint=constraint.flat.name)
 
 
 def _forbid(

@@ -154,7 +154,7 @@ class _Flow:
         ] = {}  # by phase and node: in a driven phase `x` depends on other things
         self.extra: dict[str, dict[Site, tuple[str, int]]] = {}
         for phase in dict.fromkeys(e.phase for e in equations.equations):
-            self.extra[phase] = messages(equations, phase, self.wiring).extra if phase != INIT else {}
+            self.extra[phase] = messages(equations, phase, self.wiring) if phase != INIT else {}
 
     def iterate(self) -> None:
         """Until nothing more is learned: labels only ever grow, and there are finitely many."""

@@ -6,8 +6,10 @@ counts it: `W @ z` beside the `W @ x` that the network itself computes, `outer(x
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from operator import is_
 
 from ruledsl.ir.equations import Equation, Equations
 from ruledsl.ir.nodes import Node, walk
@@ -27,26 +29,19 @@ class _Message:
     efficacy: Node | None
 
 
-@dataclass
-class Messages:
-    """The messages beyond the first one of each bundle, in one phase.
+def messages(equations: Equations, phase: str, wired: frozenset[str]) -> dict[Site, tuple[str, int]]:
+    """The messages beyond the first one of each bundle, in one phase: by the place that needs it, bundle and number.
 
-    extra   by the place in the equations that needs it: the bundle in words, and the message's number
+    wired   the names of tensors that are given
     """
-
-    extra: dict[Site, tuple[str, int]] = field(default_factory=dict)
-
-
-def messages(equations: Equations, phase: str, wired: frozenset[str]) -> Messages:
-    """Who uses which bundle in a phase. `wired` are the names of tensors that are given."""
-    found = Messages()
+    found: dict[Site, tuple[str, int]] = {}
     carried: dict[Bundle, list[_Message]] = {}
     own = sorted((e for e in equations.equations if e.phase == phase), key=lambda e: e.role != "send")
     for site, bundle, signal, efficacy in (use for e in own for use in _uses(e)):
         known = carried.setdefault(bundle, [_FORWARD] if bundle == (PRE, POST) else [])
         number = _number(known, signal, efficacy, wired)
         if number > 0:
-            found.extra[site] = (in_words(bundle), number)
+            found[site] = (in_words(bundle), number)
     return found
 
 
@@ -108,13 +103,12 @@ def _number(known: list[_Message], signal: Node, efficacy: Node | None, wired: f
         return 0  # a synapse knows constants without being told
     for number, message in enumerate(known):
         if message is _FORWARD:
-            if efficacy is None and _function_of_x(signal, wired):
+            if efficacy is None and _elementwise(signal, lambda node: _is(node, "signal", "x"), wired):
                 return number
             if efficacy is not None and _is(efficacy, "tensor", "W") and _is(signal, "signal", "x"):
                 return number
             continue
-        assert message.signal is not None
-        if efficacy is None and _function_of(signal, message.signal, wired):
+        if efficacy is None and _elementwise(signal, partial(is_, message.signal), wired):
             return number
         if efficacy is not None and signal is message.signal and message.efficacy in (None, efficacy):
             message.efficacy = efficacy
@@ -140,17 +134,8 @@ def _varies(signal: Node, wired: frozenset[str]) -> bool:
     return False
 
 
-def _function_of_x(signal: Node, wired: frozenset[str]) -> bool:
-    return _elementwise(signal, lambda node: _is(node, "signal", "x"), wired)
-
-
-def _function_of(signal: Node, of: Node, wired: frozenset[str]) -> bool:
-    return _elementwise(signal, lambda node: node is of, wired)
-
-
-def _elementwise(signal: Node, base: object, wired: frozenset[str]) -> bool:
+def _elementwise(signal: Node, base: Callable[[Node], bool], wired: frozenset[str]) -> bool:
     """Whether a synapse computes the value by itself from the base signal that it sees."""
-    assert callable(base)
     waiting = [signal]
     while waiting:
         node = waiting.pop()
@@ -163,8 +148,3 @@ def _elementwise(signal: Node, base: object, wired: frozenset[str]) -> bool:
         else:
             return False
     return True
-
-
-def count(extra: Mapping[Site, tuple[str, int]], bundle: str) -> int:
-    """How many messages a bundle carries in the phase beyond its first."""
-    return len({number for where, number in extra.values() if where == bundle})

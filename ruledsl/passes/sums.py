@@ -27,10 +27,10 @@ def sum_of(nodes: Canonical, op: str, args: tuple[Node, ...], type: Type, place:
     narrow = _not_spread_out(right) if left.type == type else None
     if narrow is not None:
         return nodes.make(op, (left, narrow), (), type, place)
-    return _one_outer(nodes, op, left, right, type, place) or _mean_of_sum(nodes, op, left, right, type, place)
+    return _one_for_two(nodes, op, left, right, type, place) or _mean_of_sum(nodes, op, left, right, type, place)
 
 
-def _one_outer(
+def _one_for_two(
     nodes: Canonical, op: str, left: Node, right: Node, type: Type, place: SourceLocation | None
 ) -> Node | None:
     """`outer(f, a) + outer(f, b)` is `outer(f, a + b)`, and `M @ a + M @ b` is `M @ (a + b)`: one, not two.

@@ -10,15 +10,18 @@ from shutil import rmtree
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from ruledsl import architectures, data
+from ruledsl import architectures, assembly, data
 from ruledsl.architectures import Architecture
-from ruledsl.architectures.components import Conv
+from ruledsl.architectures.components import BatchNorm, Conv
+from ruledsl.assembly import experiment_of
+from ruledsl.choices import EVERYTHING, Choices, follow
 from ruledsl.data import Dataset
 from ruledsl.emit.backend import backend
 from ruledsl.errors import UserError, need, suggest
-from ruledsl.locality.experiment import Experiment, Part, of_network, sends_back
+from ruledsl.locality.experiment import Experiment, Part, of_network
 from ruledsl.program import TASK, Program, Schedule
 from ruledsl.training.config import BUILT_IN, NO_RULE, Config, OptimizerConfig, as_settings
+from ruledsl.training.connections import connections
 from ruledsl.training.engine import Diverged, Engine, decaying_by_themselves, find_engine, weights
 from ruledsl.training.loop import Epoch, Listener, run
 from ruledsl.training.run_folder import RunFolder, environment
@@ -366,30 +369,30 @@ def _describe(folder: RunFolder, prepared: Prepared, config: Config) -> None:
 
 
 def _experiment(prepared: Prepared) -> Experiment:
-    config, layers = prepared.config, prepared.architecture.weight_layers()
-    if prepared.rule is None:
-        parts = [Part("rule", "autograd", "nonlocal", load_rule("backprop", {}).ledger)]
-    else:
-        where = "all layers but the last" if prepared.output else ""
-        parts = [Part("rule", prepared.rule.name, prepared.rule.verdict, prepared.rule.ledger, where)]
-    for pattern, named in prepared.layers.items():
-        if named is not None:
-            parts.append(Part("rule", named[0].name, named[0].verdict, named[0].ledger, f"layers {pattern}"))
-    if prepared.output is not None:
-        where = f"the output layer {layers[-1].path}"
-        parts.append(Part("output rule", prepared.output.name, prepared.output.verdict, prepared.output.ledger, where))
-    used = {
-        name: one for name, one in {TASK: config.optimizer, **config.optimizers}.items() if one.name not in BUILT_IN
-    }
-    for slot, optimizer in used.items():
-        loaded = _load("optimizer", optimizer.name, optimizer.parameters)
-        where = "" if slot == TASK else f"of {slot}"
-        parts.append(Part("optimizer", loaded.name, loaded.verdict, loaded.ledger, where))
-    parts += [Part("constraint", one.name, one.verdict, one.ledger) for one, _ in prepared.constraints]
-    plain = [place.layer for place in layers]
-    norms = any(getattr(layer, "norm", None) is not None for layer in plain)
-    network = of_network(norms, any(isinstance(layer, Conv) for layer in plain))
-    return Experiment(tuple(parts), network, sends_back(parts, len(layers) - 1))
+    config, architecture = prepared.config, prepared.architecture
+    rule, output = (_part(*both) for both in zip((prepared.rule, prepared.output), prepared.programs, strict=True))
+    patterns = {pattern: one and _part(*one) for pattern, one in prepared.layers.items()}
+    traced = connections(architecture, config.data.batch_size)
+    chosen = Choices(rule, patterns if rule else {**patterns, EVERYTHING: None}, output)
+    learners = follow(traced.layers, chosen, traced.outputs) if chosen.parts else dict.fromkeys(traced.layers)
+    optimizers = [
+        Part("optimizer", loaded.name, loaded.verdict, loaded.ledger, "" if slot == TASK else f"of {slot}")
+        for slot, one in {TASK: config.optimizer, **config.optimizers}.items()
+        if one.name not in BUILT_IN
+        for loaded in (_load("optimizer", one.name, one.parameters),)
+    ]
+    constraints = [assembly.Part(program, {}, one.verdict, one.ledger) for one, program in prepared.constraints]
+    layers = [place.layer for place in architecture.places()]
+    norms = any(isinstance(layer, BatchNorm) or getattr(layer, "norm", None) is not None for layer in layers)
+    network = of_network(norms, any(isinstance(layer, Conv) for layer in layers))
+    return experiment_of(learners, traced, output, constraints, network, optimizers)
+
+
+def _part(rule: Rule | None, program: Program | None) -> assembly.Part | None:
+    """A rule with its ledger; a program that came without a rule has none."""
+    if program is None:
+        return None
+    return assembly.Part(program, {}, rule.verdict if rule else None, rule.ledger if rule else ())
 
 
 def _notes(prepared: Prepared) -> list[str]:

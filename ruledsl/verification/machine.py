@@ -105,8 +105,6 @@ class Machine:
 
     def positions(self) -> Iterator[Finding]:
         """What gets to one position from others, in one step and the next."""
-        if not any(d.type.kind == "vector" or "pool" in str(d.kind) for d in self.equations.tensors.values()):
-            return
         for phases in self._steps():
             base = self._values(ALONE)
 

@@ -64,8 +64,8 @@ def verify(rule: Rule, backend: str) -> Iterator[Row]:
 def verify_program(rule: Rule, program: Program, executor: Executor, dependent: Dependent | None) -> Iterator[Row]:
     """The rows of a program of the rule, which may have been changed since it was compiled."""
     yield from _equality(rule, program, executor)
-    yield from _of_emitted_code(rule, program, executor)
     pairs = _promised(rule, program)
+    yield from _of_emitted_code(rule, program, executor, pairs)
     if dependent is not None:
         yield _independence(
             rule, program, executor, dependent, [pair for pair in pairs if pair.mode in (Mode(), _REVERSE)]
@@ -76,15 +76,15 @@ def verify_program(rule: Rule, program: Program, executor: Executor, dependent: 
 def nothing_more_than_listed(rule: Rule, program: Program, executor: Executor) -> Iterator[Row]:
     """The rows about the ledger alone: what it denies, in the compiled code and over several steps of the reference."""
     yield several_steps(rule)
-    yield from _of_emitted_code(rule, program, executor)
+    yield from _of_emitted_code(rule, program, executor, _promised(rule, program))
 
 
 def _promised(rule: Rule, program: Program) -> list[Pair]:
     return promises(rule.equations, rule.ledger, FEW[0], program) if rule.kind != "optimizer" else []
 
 
-def _of_emitted_code(rule: Rule, program: Program, executor: Executor) -> Iterator[Row]:
-    yield from _interference(rule, program, executor, _promised(rule, program))
+def _of_emitted_code(rule: Rule, program: Program, executor: Executor, pairs: Sequence[Pair]) -> Iterator[Row]:
+    yield from _interference(rule, program, executor, pairs)
     if rule.kind == "rule":
         found = findings(program, rule.equations, rule.ledger, executor, intervals_of(rule))
         for words, (tried, all_of) in found.items():

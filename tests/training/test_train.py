@@ -243,6 +243,16 @@ def test_the_verdict_of_a_run_is_that_of_all_that_trains_it(tmp_path: Path) -> N
     assert {(entry["part"], entry["channel"]) for entry in found["ledger"]} == {("constant_norm", "norm")}
 
 
+def test_a_layer_that_is_left_to_the_framework_sends_backwards(tmp_path: Path) -> None:
+    deep = ["rule=feedback_alignment", "model.options.hidden=[12,12]", "epochs=0"]
+    first = train(quick(tmp_path / "first", *deep, "layers.fc1.rule=none"))
+    assert first.verdict == "local"  # the first layer sends to nobody
+    last = train(quick(tmp_path / "last", *deep, "layers.fc3.rule=none"))
+    assert last.verdict == "nonlocal"
+    parts = json.loads((last.folder / "ledger.json").read_text())["parts"]
+    assert [(part["verdict"], part["where"]) for part in parts] == [("local", "fc1, fc2"), ("nonlocal", "fc3")]
+
+
 def test_an_optimizer_that_reads_a_norm_makes_a_run_nonlocal(tmp_path: Path) -> None:
     lars = tmp_path / "lars.rule"
     lars.write_text("optimizer lars { p <- p - lr * norm(p) * g  locality { allow norm(p) } }")

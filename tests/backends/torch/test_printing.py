@@ -40,6 +40,15 @@ def test_a_layer_may_be_first_and_at_the_output():
     assert "part=first and output" in str(convert(nn.Linear(6, 3), "backprop", example=torch.zeros(2, 6)))
 
 
+def test_layers_left_alone_are_in_the_ledger_of_the_whole():
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 8), torch.nn.Linear(8, 3))
+    convert(net, rules={"0": None, "1": "feedback_alignment", "2": None}, example=torch.zeros(2, 4))
+    shown = str(net.ruledsl)
+    assert "ledger: nonlocal" in shown
+    assert "  the framework's own backpropagation (2): nonlocal" in shown
+    assert "  the framework's own backpropagation (0, which sends to nobody): local" in shown
+
+
 def test_the_table_says_what_the_network_is_made_of():
     x, _ = small.batch(small.convnet())
     rules = {"conv1": "activation_alignment", "conv2": None, "conv3": ("kolen_pollack", {"decay": 0.5})}
