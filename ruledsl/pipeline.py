@@ -81,8 +81,9 @@ def check(found: Found, library: Library, values: Mapping[str, float | bool] | N
     if diagnostics.errors:
         return result(typed=typed)
     equations = simplify(lowered)
-    flows = trace_flows(equations)
-    flows = replace(flows, ledger=(*flows.ledger, *entries_of_movers(typed, equations, _equations)))
+    movers = {slot: _equations(mover) for slot, mover in typed.movers.items()}
+    flows = trace_flows(equations, movers)
+    flows = replace(flows, ledger=(*flows.ledger, *entries_of_movers(typed, equations, movers)))
     check_contract(typed, equations, flows, diagnostics)
     return result(typed=typed, lowered=lowered, equations=equations, ledger=flows.ledger)
 

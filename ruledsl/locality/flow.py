@@ -6,7 +6,7 @@ fixed point, so that a value copied into a state first is found where the state 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -28,8 +28,9 @@ from ruledsl.locality.labels import (
     label,
 )
 from ruledsl.locality.messages import Site, messages
-from ruledsl.locality.schedules import later_in_a_step, running
-from ruledsl.locality.tensors import drawn_first, gathered, steady, wiring
+from ruledsl.locality.schedules import later_in_a_step, most_often, running
+from ruledsl.locality.steadiness import shifted_maps
+from ruledsl.locality.tensors import drawn_first, gathered, wiring
 from ruledsl.source import SourceLocation
 
 Verdict = Literal["local", "nonlocal"]
@@ -101,18 +102,19 @@ class Flows:
 
 def trace_flow(equations: Equations) -> Ledger:
     """The transport ledger of a rule, in the order of phases and sinks."""
-    return trace_flows(equations).ledger
+    return trace_flows(equations, {}).ledger
 
 
-def trace_flows(equations: Equations) -> Flows:
-    """The transport ledger of a rule, and what reaches every sink by way of the maps that it uses."""
+def trace_flows(equations: Equations, movers: Mapping[str, Equations]) -> Flows:
+    """The transport ledger of a rule, and what reaches every sink by way of the maps that it uses.
+
+    movers   the rule's own optimizers, by slot: they may move the threshold at which a sign is read
+    """
     equations = _running(equations)
-    shifted: frozenset[str] = frozenset(
-        name for name, d in equations.tensors.items() if d.type.kind == "map" and not steady(equations, name)
-    )
+    shifted = shifted_maps(equations, movers)
     flow = _Flow(equations, shifted)
     flow.iterate()
-    again = shifted | _read_twice(equations, flow.ledger())
+    again = shifted | flow.read_twice()
     if again != shifted:
         flow = _Flow(equations, again)
         flow.iterate()
@@ -122,19 +124,6 @@ def trace_flows(equations: Equations) -> Flows:
 def _running(equations: Equations) -> Equations:
     phases = running(equations)
     return replace(equations, equations=tuple(e for e in equations.equations if e.phase in phases))
-
-
-def _read_twice(equations: Equations, ledger: Ledger) -> frozenset[str]:
-    """Maps of which the sign is read at other sites in two phases, while the rule moves them."""
-    phases: dict[str, set[str]] = {}
-    for entry in ledger:
-        if entry.channel != "sign":
-            continue
-        direct = (e for e in equations.equations if (e.target, e.phase) == (entry.sink, entry.phase))
-        if any(entry.source in reads(e.value) for e in direct):
-            phases.setdefault(entry.source, set()).add(entry.phase)
-    moving = {e.target for e in equations.of("grad", "assign")}
-    return frozenset(name for name, found in phases.items() if len(found - {INIT}) > 1 and name in moving)
 
 
 class _Flow:
@@ -177,7 +166,7 @@ class _Flow:
     def _known(self) -> object:
         stored = {(name, phase): found for name, by in self.content.items() for phase, found in by.items()}
         return [
-            {name: {(key, mark.own) for key, mark in found.items()} for name, found in known.items()}
+            {name: {(key, mark.own, mark.phases) for key, mark in found.items()} for name, found in known.items()}
             for known in (stored, self.first, self.driven)
         ]
 
@@ -196,6 +185,17 @@ class _Flow:
                 old = entries.get(key)
                 entries[key] = entry if old is None else replace(old, count=max(old.count, entry.count))
         return tuple(entries.values())
+
+    def read_twice(self) -> frozenset[str]:
+        """Maps of which the sign is read at other sites more than once in a step, while the rule moves them."""
+        phases: dict[str, set[str]] = {}
+        for equation in self.equations.equations:
+            for (source, channel), mark in self.labels_of(equation.value, equation.phase).items():
+                if channel == "sign" and not self._is_own(source, channel, mark, equation.target):
+                    phases.setdefault(source, set()).update(mark.phases - {INIT})
+        moving = {e.target for e in self.equations.of("grad", "assign")}
+        times = {name: sum(most_often(self.equations, phase) for phase in found) for name, found in phases.items()}
+        return frozenset(name for name, number in times.items() if number > 1 and name in moving)
 
     def held(self) -> Ledger:
         """What the maps that a sink uses hold of weights at other sites than theirs."""

@@ -26,7 +26,10 @@ class Context(Protocol):
 
     wiring, gathered   see `ruledsl.locality.tensors`
     shifted            maps of which the sign tells the value, since thresholds move
+    phase              where the node is computed
     """
+
+    phase: str
 
     wiring: frozenset[str]
     gathered: frozenset[str]
@@ -145,7 +148,7 @@ def sign_of(node: Node, context: Context, reader: Node) -> Labels:
         leaf = part.args[0] if part.op == "transpose" else part
         if leaf.op == "tensor" and str(leaf.attrs[0]) not in context.shifted:
             # After `s <- W - 1`, the sign of s tells whether W exceeds 1: more than the sign of W.
-            signs[id(part)] = labels.sign_only(context.of(part), str(leaf.attrs[0]), reader.place)
+            signs[id(part)] = labels.sign_only(context.of(part), str(leaf.attrs[0]), reader.place, context.phase)
         elif part.op == "where":
             condition, then, otherwise = part.args
             signs[id(part)] = join((context.of(condition), signs[id(then)], signs[id(otherwise)]))

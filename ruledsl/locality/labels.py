@@ -30,11 +30,13 @@ class Mark(NamedTuple):
     """Where a label was first picked up, whether it is still at its own synapse, and how many numbers it stands for.
 
     parts   what was read, as ids of nodes: five different `dot(W, V)` are five numbers
+    phases  of a sign, where it was taken: what a synapse kept of another phase tells of another threshold
     """
 
     own: bool
     place: SourceLocation | None
     parts: frozenset[int] = frozenset()
+    phases: frozenset[str] = frozenset()
 
 
 Key = tuple[str, str]
@@ -52,7 +54,7 @@ def join(parts: Iterable[Labels]) -> Labels:
                 result[key] = mark
             else:
                 first = mark if old.own and not mark.own else old
-                result[key] = first._replace(parts=old.parts | mark.parts)
+                result[key] = first._replace(parts=old.parts | mark.parts, phases=old.phases | mark.phases)
     return result
 
 
@@ -77,10 +79,12 @@ def returned(labels: Labels, axes: Iterable[str]) -> Labels:
     )
 
 
-def sign_only(labels: Labels, name: str, place: SourceLocation | None) -> Labels:
+def sign_only(labels: Labels, name: str, place: SourceLocation | None, phase: str) -> Labels:
     """The sign of the map `name`: its own `value` weakens to `sign`, what it remembers of others stays what it is."""
     return join(
-        {(name, "sign"): mark._replace(place=place or mark.place)} if key == (name, "value") else {key: mark}
+        {(name, "sign"): mark._replace(place=place or mark.place, phases=frozenset((phase,)))}
+        if key == (name, "value")
+        else {key: mark}
         for key, mark in labels.items()
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ruledsl.analysis.typed import TypedRule
@@ -12,15 +12,13 @@ from ruledsl.locality.contract import allowances
 from ruledsl.locality.flow import Entry, trace_flow
 
 
-def entries_of_movers(
-    rule: TypedRule, equations: Equations, equations_of: Callable[[TypedRule], Equations]
-) -> Iterator[Entry]:
+def entries_of_movers(rule: TypedRule, equations: Equations, movers: Mapping[str, Equations]) -> Iterator[Entry]:
     """The entries of every optimizer of a rule, once for each parameter that it moves.
 
     An optimizer's own `locality` block speaks for it: what this allows has the optimizer's name as its `part`.
     """
     for slot, mover in rule.movers.items():
-        own = equations_of(mover)
+        own = movers[slot]
         allowed = allowances(mover, own)
         item = rule.flat.optimizers[slot][0]
         assert isinstance(item.item, tree.OptimizerChoice)

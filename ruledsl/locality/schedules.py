@@ -27,3 +27,10 @@ def later_in_a_step(equations: Equations) -> frozenset[tuple[str, str]]:
         ordered = sorted(names, key=lambda name: name != TASK)
         pairs |= {*combinations(names, 2), *combinations(ordered, 2)}
     return frozenset((p, q) for p, q in pairs if q not in equations.driven and p not in equations.driven)
+
+
+def most_often(equations: Equations, phase: str) -> int:
+    """How many times a step runs a phase, at most."""
+    schedule = equations.schedule
+    orders = (schedule.each, *(names for epochs, names in schedule.first if epochs > 0))
+    return max(1, *(names.count(phase) for names in orders))

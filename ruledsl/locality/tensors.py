@@ -6,7 +6,6 @@ from ruledsl.ir.equations import Equation, Equations
 from ruledsl.ir.nodes import Node, walk
 from ruledsl.ir.operations import ELEMENTWISE
 from ruledsl.ir.phases import INIT
-from ruledsl.passes.scaling import scaling_of
 
 
 def drawn_first(equations: Equations) -> frozenset[str]:
@@ -55,44 +54,6 @@ def gathered(equations: Equations) -> frozenset[str]:
         if left == maps:
             return frozenset(maps)
         maps = left
-
-
-def steady(equations: Equations, name: str) -> bool:
-    """Whether a rule moves a map by pseudo-gradients and decay alone, scales it, or keeps it within bounds.
-
-    Then the author has no hand on where it stands, and its sign tells one bit. Where anything else is added, a shift
-    for instance, the sign tells on which side of a threshold the value lies.
-    """
-    return all(_steady(e.value, name) for e in equations.of("grad", "assign") if e.target == name)
-
-
-def _steady(value: Node, name: str) -> bool:
-    waiting = [value]
-    while waiting:
-        node = waiting.pop()
-        parts = [arg for arg in node.args if arg.type.kind == "map" and not arg.type.boolean]
-        if node.op in ("add", "sub", "neg", "min", "max", "where", "transpose"):
-            scalars = [arg for arg in node.args if arg.type.kind == "scalar" and not arg.type.boolean]
-            if scalars and node.op in ("add", "sub"):
-                return False
-            waiting += parts
-        elif node.op == "tensor":
-            if node.attrs[0] != name:
-                return False
-        elif node.op == "sign":
-            continue  # what its argument tells, it tells itself
-        elif node.op == "full_like":
-            if node.args[1].constant != 0:
-                return False
-        elif node.op in ("mul", "div") and len(parts) == 1 and node.args[-1 if node.op == "mul" else 0] is parts[0]:
-            waiting += parts
-        elif any(n.op == "outer" for n in walk(node)):
-            degree = scaling_of(node).degree
-            if degree is None or degree < 1:
-                return False
-        else:
-            return False
-    return True
 
 
 def is_elementwise(node: Node) -> bool:
