@@ -19,6 +19,7 @@ from ruledsl.locality.contract import check_contract
 from ruledsl.locality.flow import trace_flows
 from ruledsl.locality.movers import entries_of_movers
 from ruledsl.passes.differentiate import differentiate
+from ruledsl.passes.indices import with_one_index
 from ruledsl.passes.lower import lower
 from ruledsl.passes.simplify import simplify
 from ruledsl.rule import Rule
@@ -80,7 +81,7 @@ def check(found: Found, library: Library, values: Mapping[str, float | bool] | N
     lowered = differentiate(lower(typed), _reporter(diagnostics))
     if diagnostics.errors:
         return result(typed=typed)
-    equations = simplify(lowered)
+    equations = simplify(with_one_index(lowered))
     movers = {slot: _equations(mover) for slot, mover in typed.movers.items()}
     flows = trace_flows(equations, movers)
     flows = replace(flows, ledger=(*flows.ledger, *entries_of_movers(typed, equations, movers)))
@@ -89,7 +90,7 @@ def check(found: Found, library: Library, values: Mapping[str, float | bool] | N
 
 
 def _equations(typed: TypedRule) -> Equations:
-    return simplify(differentiate(lower(typed), lambda *args, **values: None))
+    return simplify(with_one_index(differentiate(lower(typed), lambda *args, **values: None)))
 
 
 def check_text(

@@ -16,6 +16,7 @@ from ruledsl.ir.types import AXES
 from ruledsl.language import tree
 from ruledsl.locality.flow import Entry, Flows
 from ruledsl.locality.labels import BROADCAST, MODULATE, MULTIPLEX, TRANSPORT
+from ruledsl.passes.indices import indices
 from ruledsl.source import Source
 
 MEANING = {
@@ -177,6 +178,11 @@ def _in_words(source: str) -> str:
 
 def _flow(clause: tree.Clause, located: Located, equations: Equations, diagnostics: Diagnostics) -> str | None:
     """What a clause is about, in the spelling of `Entry.flow`; None after reporting that it is about nothing."""
+    flow, names = _as_written(clause, located, equations, diagnostics), indices(equations)
+    return re.sub(r"\[\w+\]", f"[{names[0]}]", flow) if flow is not None and names else flow
+
+
+def _as_written(clause: tree.Clause, located: Located, equations: Equations, diagnostics: Diagnostics) -> str | None:
     channel, argument, text = clause.channel.id, clause.argument, located.text
     name = _spelled(argument)
     if channel == MULTIPLEX:
