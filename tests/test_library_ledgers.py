@@ -8,6 +8,7 @@ import ruledsl
 
 LOCAL, NONLOCAL = "local", "nonlocal"
 OPERATIONS_ON_FEEDBACK = {"reverse(B) -> B", "pool(batch) -> B", "pool(units) -> B", "pool(units) -> send"}
+BIAS_ON_FEEDBACK = {"pool(positions) -> B", "pool(positions) -> send"}
 LEDGERS: dict[str, tuple[str, set[str]]] = {
     "backprop": (NONLOCAL, {"reverse(W) -> send"}),
     "feedback_alignment": (LOCAL, set()),
@@ -26,12 +27,15 @@ LEDGERS: dict[str, tuple[str, set[str]]] = {
     "weight_mirror": (LOCAL, {"pool(batch) -> B"}),
     "kolen_pollack": (LOCAL, set()),
     "symmetric_alignment": (NONLOCAL, {"value(W) -> B"}),
-    "activation_alignment": (NONLOCAL, {"reverse(B) -> B"}),
+    "activation_alignment": (NONLOCAL, {"reverse(B) -> B"} | BIAS_ON_FEEDBACK),
     "weight_mirror_tpe": (LOCAL, {"pool(batch) -> B"}),
     "weight_mirror_ad": (LOCAL, {"pool(batch) -> B"}),
     "information_alignment": (LOCAL, set()),
     "weight_mirror_ad_ops": (NONLOCAL, OPERATIONS_ON_FEEDBACK),
-    "information_alignment_tpe": (NONLOCAL, OPERATIONS_ON_FEEDBACK | {"multiplex(post -> pre) -> B"}),
+    "information_alignment_tpe": (
+        NONLOCAL,
+        OPERATIONS_ON_FEEDBACK | BIAS_ON_FEEDBACK | {"multiplex(post -> pre) -> B"},
+    ),
     "direct_kolen_pollack": (LOCAL, {"broadcast(e) -> send", "broadcast(e) -> B"}),
     "direct_sign_symmetry": (LOCAL, {"broadcast(e) -> send", "broadcast(e) -> C"}),
     "drtp": (LOCAL, {"broadcast(target) -> send"}),

@@ -14,7 +14,7 @@ from ruledsl.ir.equations import Equation, Equations
 from ruledsl.ir.nodes import Node, reads, walk
 from ruledsl.ir.operations import OPERATIONS
 from ruledsl.ir.phases import INIT
-from ruledsl.locality.flow_rules import FLOW_RULES
+from ruledsl.locality.flow_rules import FLOW_RULES, is_layer
 from ruledsl.locality.labels import (
     ACCUMULATED,
     BROADCAST,
@@ -141,6 +141,7 @@ class _Flow:
         self.memo: dict[
             tuple[str, int], Labels
         ] = {}  # by phase and node: in a driven phase `x` depends on other things
+        self.answers = {e.phase for e in equations.equations if any(map(_is_answer, walk(e.value)))}
         self.extra: dict[str, dict[Site, tuple[str, int]]] = {}
         for phase in dict.fromkeys(e.phase for e in equations.equations):
             self.extra[phase] = messages(equations, phase, self.wiring) if phase != INIT else {}
@@ -232,6 +233,15 @@ class _Flow:
         """The labels of a node below the one whose labels are asked for."""
         return self.memo[self.phase, id(node)]
 
+    def bias(self) -> Labels:
+        """What the layer's bias holds, where this phase reads the layer's output with it, too."""
+        if self.phase not in self.answers:
+            return NOTHING
+        parts = (
+            _remembered(found, False, (p, self.phase) in self.later) for p, found in self.content.get("b", {}).items()
+        )
+        return {key: mark for key, mark in join(parts).items() if key[1] not in TRANSPORT}
+
     def message(self, node: Node, turned: bool = False) -> tuple[str, int] | None:
         """The message beyond the first of its bundle that a node needs in this phase."""
         return self.extra[self.phase].get((id(node), turned))
@@ -276,6 +286,11 @@ class _Flow:
         if channel not in ("value", "sign") or not mark.own:
             return False
         return self.equations.tensors[source].type == declared.type
+
+
+def _is_answer(node: Node) -> bool:
+    """`u`, or `W @ x + b`."""
+    return is_layer(node) or (node.op == "signal" and node.attrs == ("u", None))
 
 
 def _remembered(found: Labels, mapped: bool, same_step: bool) -> Labels:

@@ -39,6 +39,10 @@ class Context(Protocol):
         """The labels of a node."""
         ...
 
+    def bias(self) -> Labels:
+        """What the layer's bias holds, where this phase reads the layer's output with it, too."""
+        ...
+
     def message(self, node: Node, turned: bool = False) -> tuple[str, int] | None:
         """The bundle and the number of the message that a node needs beyond the first of its bundle."""
         ...
@@ -53,15 +57,23 @@ def joined(node: Node, context: Context) -> Labels:
     A number per neuron that meets an activity is at every example and position; but that the bias of a layer is the
     same at all of its positions is the architecture's doing.
     """
-    axes = node.type.axes - {"positions"} if _is_layer(node) else node.type.axes
-    return join(labels.returned(context.of(arg), axes - arg.type.axes) for arg in node.args)
+    if is_layer(node):
+        arrived, bias = node.args if is_forward(node.args[0]) else node.args[::-1]
+        return join((_transmitted(arrived, context), context.of(bias)))
+    return join(labels.returned(context.of(arg), node.type.axes - arg.type.axes) for arg in node.args)
 
 
-def _is_layer(node: Node) -> bool:
-    """`M @ v + b`: what arrives at the neurons of a layer, and their bias."""
-    biases = [arg for arg in node.args if arg.op == "tensor" and arg.attrs[0] == "b"]
-    arrived = [part.op for arg in node.args if arg not in biases for part in (arg, *arg.args)]
-    return node.op in ("add", "sub") and len(biases) == 1 and "apply" in arrived
+def is_layer(node: Node) -> bool:
+    """`W @ x + b`: the layer itself, which is `u`."""
+    return node.op == "add" and any(
+        is_forward(arrived) and bias.op == "tensor" and bias.attrs[0] == "b"
+        for arrived, bias in (node.args, node.args[::-1])
+    )
+
+
+def is_forward(node: Node) -> bool:
+    """`W @ x`."""
+    return node.op == "apply" and [arg.attrs[0] for arg in node.args if arg.is_leaf] == ["W", "x"]
 
 
 def nothing(node: Node, context: Context) -> Labels:
@@ -84,8 +96,13 @@ def transposed(node: Node, context: Context) -> Labels:
 def applied(node: Node, context: Context) -> Labels:
     """`E @ v`: transmission leaves the synapse's own state behind; for a bare map, `M.T @ v` is `reverse(M)`.
 
-    A matrix that was gathered from this batch is back at its examples.
+    A matrix that was gathered from this batch is back at its examples. `W @ x` beside `u` tells the bias.
     """
+    told = context.bias() if is_forward(node) else NOTHING
+    return join((_transmitted(node, context), labels.returned(told, node.type.axes)))
+
+
+def _transmitted(node: Node, context: Context) -> Labels:
     matrix, vector = node.args
     through = labels.returned(labels.carried(context.of(matrix)), node.type.axes)
     bare = plain(matrix)
@@ -93,9 +110,8 @@ def applied(node: Node, context: Context) -> Labels:
         used = str(bare.args[0].attrs[0])
         kept = {key: mark._replace(place=node.place) for key, mark in through.items() if key != (used, "value")}
         through = {**kept, (used, "reverse"): Mark(False, node.place)}
-    return join(
-        [through, labels.returned(context.of(vector), node.type.axes - vector.type.axes), _message(node, context)]
-    )
+    arrived = labels.returned(context.of(vector), node.type.axes - vector.type.axes)
+    return join((through, arrived, _message(node, context)))
 
 
 def gathered(node: Node, context: Context, turned: bool = False) -> Labels:

@@ -1,4 +1,4 @@
-"""Indices: `sum(j, D[j] @ delta[j])` and `sum(k, D[k] @ delta[k])` are the same; so a rule has one name for them all."""
+"""Indices: the sums over `j` and over `k` of one term are the same, so a rule has one name for all of its indices."""
 
 from __future__ import annotations
 
