@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ruledsl.analysis.typed import TypedRule
 from ruledsl.diagnostics import Diagnostic
@@ -17,7 +18,8 @@ class Checked:
     """One definition after all stages. What a stage that failed would have given is None.
 
     `lowered` holds the equations as they were written (the reference interpreter executes these), `equations` the
-    canonical ones, which the ledger was read from and which a backend emits.
+    canonical ones, which the ledger was read from and which a backend emits. `movers` are the optimizers that it names,
+    by slot, with the parameters that it sets.
     """
 
     definition: Definition
@@ -27,6 +29,7 @@ class Checked:
     lowered: Equations | None = None
     equations: Equations | None = None
     ledger: Ledger = ()
+    movers: Mapping[str, Checked] = field(default_factory=dict)
 
     @property
     def errors(self) -> list[Diagnostic]:

@@ -13,10 +13,9 @@ from ruledsl.analysis.typed import TypedRule
 from ruledsl.analysis.unused import report_unused
 from ruledsl.checked import Checked
 from ruledsl.diagnostics import Diagnostic, Diagnostics, RuleError
-from ruledsl.ir.equations import Equations
 from ruledsl.language.parser import parse
 from ruledsl.locality.contract import check_contract
-from ruledsl.locality.flow import trace_flows
+from ruledsl.locality.flow import trace_flow, trace_flows
 from ruledsl.locality.movers import entries_of_movers
 from ruledsl.passes.differentiate import differentiate
 from ruledsl.passes.indices import with_one_index
@@ -82,15 +81,20 @@ def check(found: Found, library: Library, values: Mapping[str, float | bool] | N
     if diagnostics.errors:
         return result(typed=typed)
     equations = simplify(with_one_index(lowered))
-    movers = {slot: _equations(mover) for slot, mover in typed.movers.items()}
-    flows = trace_flows(equations, movers)
+    movers = {slot: _mover(mover) for slot, mover in typed.movers.items()}
+    moved_by = {slot: mover.equations for slot, mover in movers.items() if mover.equations is not None}
+    flows = trace_flows(equations, moved_by)
     flows = replace(flows, ledger=(*flows.ledger, *entries_of_movers(typed, equations, movers)))
     check_contract(typed, equations, flows, diagnostics)
-    return result(typed=typed, lowered=lowered, equations=equations, ledger=flows.ledger)
+    return result(typed=typed, lowered=lowered, equations=equations, ledger=flows.ledger, movers=movers)
 
 
-def _equations(typed: TypedRule) -> Equations:
-    return simplify(with_one_index(differentiate(lower(typed), lambda *args, **values: None)))
+def _mover(typed: TypedRule) -> Checked:
+    """An optimizer that a rule names, which has been checked in its own place."""
+    lowered = differentiate(lower(typed), lambda *args, **values: None)
+    equations = simplify(lowered)
+    found = typed.flat
+    return Checked(found.definition, found.text, (), typed, lowered, equations, trace_flow(equations))
 
 
 def check_text(

@@ -21,6 +21,7 @@ class Rule:
     verdict      `local`, or `nonlocal` where a synapse would have to know what other synapses are
     ledger       the information that moves, one `Entry` for each (source, sink, channel, phase)
     diagnostics  warnings; a definition with errors never becomes a `Rule`
+    movers       the optimizers that it names, by slot
     parameters   their values: the defaults, or what `load` was given; static ones too
     """
 
@@ -39,6 +40,7 @@ class Rule:
         self.parameters: Mapping[str, float | bool] = {n: p.value for n, p in checked.typed.parameters.items()}
         self.equations: Equations = checked.equations
         self.lowered: Equations = checked.lowered
+        self.movers: Mapping[str, Rule] = {slot: Rule(mover) for slot, mover in checked.movers.items()}
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name}: {self.verdict}>"

@@ -12,10 +12,12 @@ import numpy as np
 
 from ruledsl.analysis.typed import Interval
 from ruledsl.emit.backend import backend as find
+from ruledsl.emit.emitter import emit
 from ruledsl.errors import UserError
 from ruledsl.program import INIT, Program
 from ruledsl.rule import Rule
 from ruledsl.verification.cases import random_values, reference_layer
+from ruledsl.verification.entries import apart
 from ruledsl.verification.executor import Executor, Precision, compare, python_names, renamed
 from ruledsl.verification.geometries import GEOMETRIES, Geometry
 from ruledsl.verification.interference import Pair, held_places, promises, trials
@@ -85,10 +87,24 @@ def _promised(rule: Rule, program: Program) -> list[Pair]:
 
 def _of_emitted_code(rule: Rule, program: Program, executor: Executor, pairs: Sequence[Pair]) -> Iterator[Row]:
     yield from _interference(rule, program, executor, pairs)
+    yield from _of_optimizers(rule, program, executor)
     if rule.kind == "rule":
         found = findings(program, rule.equations, rule.ledger, executor, intervals_of(rule))
         for words, (tried, all_of) in found.items():
             yield Row(program.backend, words, tried, failures=[str(finding) for finding in all_of])
+
+
+def _of_optimizers(rule: Rule, program: Program, executor: Executor) -> Iterator[Row]:
+    """Each entry of a parameter moves by itself: in the optimizers that a rule names, and in an optimizer itself."""
+    for mover in [rule] if rule.kind == "optimizer" else rule.movers.values():
+        allowed = [entry for entry in rule.ledger if entry.phase == f"optimizer {mover.name}" or mover is rule]
+        row = Row(program.backend, f"optimizer {mover.name} moves each entry by itself")
+        emitted = program if mover is rule else emit(mover, program.backend)
+        if not allowed:
+            for seed in range(DRAWS):
+                row.tried += 1
+                row.failures += apart(emitted, mover.equations, executor, intervals_of(mover), seed)
+        yield row
 
 
 def several_steps(rule: Rule) -> Row:
