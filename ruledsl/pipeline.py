@@ -82,9 +82,9 @@ def check(found: Found, library: Library, values: Mapping[str, float | bool] | N
         return result(typed=typed)
     equations = simplify(with_one_index(lowered))
     movers = {slot: _mover(mover) for slot, mover in typed.movers.items()}
-    moved_by = {slot: mover.equations for slot, mover in movers.items() if mover.equations is not None}
-    flows = trace_flows(equations, moved_by)
-    flows = replace(flows, ledger=(*flows.ledger, *entries_of_movers(typed, equations, movers)))
+    moved_by = {slot: (m.equations, m.ledger) for slot, m in movers.items() if m.equations is not None}
+    flows = trace_flows(equations, {slot: own for slot, (own, _) in moved_by.items()})
+    flows = replace(flows, ledger=(*flows.ledger, *entries_of_movers(typed, equations, moved_by)))
     check_contract(typed, equations, flows, diagnostics)
     return result(typed=typed, lowered=lowered, equations=equations, ledger=flows.ledger, movers=movers)
 

@@ -13,7 +13,7 @@ alpha  weight of amp
 beta   weight of decay
 gamma  weight of null
 
-Made by ruledsl 0.1.0 from rule text 48771f08f56ef79a.
+Made by ruledsl 0.1.0 from rule text c9368466608c686a.
 
 A network is pure functions of its layers' parameters and states:
 

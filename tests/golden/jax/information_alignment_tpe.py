@@ -2,8 +2,8 @@
 
 Source: Kunin et al. 2020, Table 5, column 4
 
-Locality: nonlocal; pool(units) -> send, pool(batch) -> B, pool(units) -> B, reverse(B) -> B,
-multiplex(post -> pre) -> B.
+Locality: nonlocal; pool(units) -> send, pool(positions) -> send, pool(batch) -> B, pool(units) ->
+B, pool(positions) -> B, reverse(B) -> B, multiplex(post -> pre) -> B.
 
 Compiled with fo_bias = True, fo_relu = True, fo_bwmc = True, fo_fwmc = True, fo_fwl2n = False,
 bo_bias = True, bo_relu = False, bo_fwmc = True, bo_fwl2n = True, bi_bwmc = False, bi_fwmc = False,

@@ -2,12 +2,12 @@
 
 Source: Kunin et al. 2020, R_AA; section B.2
 
-Locality: nonlocal; reverse(B) -> B.
+Locality: nonlocal; pool(positions) -> send, pool(positions) -> B, reverse(B) -> B.
 
 alpha  weight of sparse
 beta   weight of amp
 
-Made by ruledsl 0.1.0 from rule text c8a481a47abb8db7.
+Made by ruledsl 0.1.0 from rule text fbbd303a6adbf24e.
 
     net = convert(net, "activation_alignment", example=x)  # of ruledsl_torch: any module, in place
     optimizer = optimizers(net, task=lambda parameters: torch.optim.SGD(parameters, lr=0.1))

@@ -13,7 +13,7 @@ alpha  weight of amp
 beta   weight of decay
 gamma  weight of null
 
-Made by ruledsl 0.1.0 from rule text 48771f08f56ef79a.
+Made by ruledsl 0.1.0 from rule text c9368466608c686a.
 
     net = convert(net, "information_alignment", example=x)  # of ruledsl_torch: any module, in place
     optimizer = optimizers(net, task=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
