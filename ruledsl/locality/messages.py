@@ -139,8 +139,8 @@ def _elementwise(signal: Node, base: Callable[[Node], bool], wired: frozenset[st
     waiting = [signal]
     while waiting:
         node = waiting.pop()
-        if base(node) or _given(node, wired):
-            continue
+        if base(node) or _given(node, wired) or node.type.kind == "scalar":
+            continue  # a number that is the same for all synapses is listed for what it depends on
         if node.op == "full_like":
             waiting.append(node.args[1])
         elif is_elementwise(node):
