@@ -6,7 +6,7 @@ What trains a network is more than one rule. Feedback alignment of which the las
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -101,6 +101,15 @@ def sends_back(ledger: Sequence[Part], hidden_layers: int) -> bool:
     """Whether all that reaches the hidden layer is `W.T @ delta`, from an output layer with a rule of its own."""
     outputs = [part for part in ledger if part.role == "output rule"]
     return hidden_layers == 1 and any("reverse(W) -> send" in part.flows for part in outputs)
+
+
+def with_moved_thresholds(movers: Sequence[str], parts: Iterable[Ledger]) -> tuple[str, ...]:
+    """What optimizers and constraints that move thresholds, by name, make of the signs that rules read."""
+    read = dict.fromkeys(entry.source for ledger in parts for entry in ledger if entry.channel == "sign")
+    if not movers or not read:
+        return ()
+    signs = ", ".join(f"sign({source})" for source in read)
+    return (f"{', '.join(movers)} moves weights over the thresholds at which signs are read: {signs} tells values",)
 
 
 def of_network(norms: bool, convolutions: bool) -> tuple[str, ...]:

@@ -38,6 +38,13 @@ def shifted_maps(equations: Equations, movers: Mapping[str, Equations]) -> froze
     return frozenset(name for name in maps - signs if not _is_steady(equations, name, unsteady, signs, intervals))
 
 
+def moves_thresholds(equations: Equations) -> bool:
+    """Whether an optimizer, or a constraint, makes a value of every sign that somebody reads of what it moves."""
+    if equations.kind == "optimizer":
+        return not moves_along(equations, {})
+    return "W" in shifted_maps(equations, {})
+
+
 def _signs(equations: Equations) -> frozenset[str]:
     """States that hold signs of maps, and nothing else: there is no threshold to move."""
     found = frozenset(n for n, d in equations.tensors.items() if d.kind == "state" and d.type.kind == "map")
@@ -218,7 +225,8 @@ def _follows_errors(term: Node, intervals: Intervals) -> bool:
     """Whether a term is odd in the errors, and the rule has no hand on its sign."""
     memo: dict[int, _Kind] = {}
     for node in walk(term):
-        kind = _kind(node, [memo[id(arg)] for arg in node.args], intervals)
+        core = _clipped(node, even=True)
+        kind = memo[id(core)] if core else _kind(node, [memo[id(arg)] for arg in node.args], intervals)
         if kind.driven == "freely" and kind.parity in ("even", "zero") and intervals.of(node).one_sided:
             kind = _Kind(kind.parity, "gate")
         memo[id(node)] = kind
@@ -405,13 +413,16 @@ class _Directions:
         return direction if factor.positive else _turned(direction)
 
 
-def _clipped(node: Node) -> Node | None:
-    """The v of `clip(v, low, high)`, where zero lies between these."""
+def _clipped(node: Node, even: bool = False) -> Node | None:
+    """The v of `clip(v, low, high)`, where zero lies between these; with `even`, in the middle."""
+    if node.op not in ("min", "max"):
+        return None
     inner = node.args[0] if node.args[0].op in ("min", "max") else node.args[1]
     limits = [n.constant for part in (node, inner) for n in part.args if n.constant is not None]
     core = [n for n in inner.args if n.constant is None]
     clips = {node.op, inner.op} == {"min", "max"} and len(limits) == 2 and len(core) == 1
-    return core[0] if clips and min(limits) < 0 < max(limits) else None
+    middle = clips and min(limits) < 0 < max(limits) and (not even or sum(limits) == 0)
+    return core[0] if middle else None
 
 
 def _turned(direction: str) -> str:

@@ -18,7 +18,8 @@ from ruledsl.choices import EVERYTHING, Choices, follow
 from ruledsl.data import Dataset
 from ruledsl.emit.backend import backend
 from ruledsl.errors import UserError, need, suggest
-from ruledsl.locality.experiment import Experiment, Part, of_network
+from ruledsl.locality.experiment import Experiment, Part, of_network, with_moved_thresholds
+from ruledsl.locality.steadiness import moves_thresholds
 from ruledsl.program import TASK, Program, Schedule
 from ruledsl.training.config import BUILT_IN, NO_RULE, Config, OptimizerConfig, as_settings
 from ruledsl.training.connections import connections
@@ -375,16 +376,24 @@ def _experiment(prepared: Prepared) -> Experiment:
     traced = connections(architecture, config.data.batch_size)
     chosen = Choices(rule, patterns if rule else {**patterns, EVERYTHING: None}, output)
     learners = follow(traced.layers, chosen, traced.outputs) if chosen.parts else dict.fromkeys(traced.layers)
-    optimizers = [
-        Part("optimizer", loaded.name, loaded.verdict, loaded.ledger, "" if slot == TASK else f"of {slot}")
+    own = {
+        slot: _load("optimizer", one.name, one.parameters)
         for slot, one in {TASK: config.optimizer, **config.optimizers}.items()
         if one.name not in BUILT_IN
-        for loaded in (_load("optimizer", one.name, one.parameters),)
+    }
+    optimizers = [
+        Part("optimizer", loaded.name, loaded.verdict, loaded.ledger, "" if slot == TASK else f"of {slot}")
+        for slot, loaded in own.items()
     ]
     constraints = [assembly.Part(program, {}, one.verdict, one.ledger) for one, program in prepared.constraints]
     layers = [place.layer for place in architecture.places()]
     norms = any(isinstance(layer, BatchNorm) or getattr(layer, "norm", None) is not None for layer in layers)
-    network = of_network(norms, any(isinstance(layer, Conv) for layer in layers))
+    movers = [*own.values(), *(one for one, _ in prepared.constraints)]
+    moving = [mover.name for mover in movers if moves_thresholds(mover.equations)]
+    network = (
+        *of_network(norms, any(isinstance(layer, Conv) for layer in layers)),
+        *with_moved_thresholds(moving, [part.ledger for part in learners.values() if part is not None]),
+    )
     return experiment_of(learners, traced, output, constraints, network, optimizers)
 
 

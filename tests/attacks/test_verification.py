@@ -50,3 +50,13 @@ def test_an_honest_rule_is_not_accused(path: Path, backend: str) -> None:
 def test_no_rule_of_the_corpus_does_more_than_its_ledger_lists(path: Path, backend: str) -> None:
     if UNSEEN.get(path.stem) != "no backend can compile it":
         assert failures(path, backend, denied=False) == []
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_the_optimizers_of_a_rule_are_looked_into(backend: str) -> None:
+    """`verify` runs their emitted code too: what moves an entry by what others are is found there alone."""
+    named = {path.stem: path for path in (*SMUGGLERS, *HONEST)}
+    for smuggler in ("optimizer_layer_rates", "optimizer_remembers_a_length", "optimizer_decides_by_length"):
+        assert any("notices the others" in words for words in failures(named[smuggler], backend, denied=True))
+    for honest in ("sign_symmetry_adam", "sign_symmetry_rmsprop", "sign_symmetry_clipped"):
+        assert failures(named[honest], backend, denied=False) == []

@@ -88,6 +88,29 @@ def test_the_ledger_file_says_where_the_information_moves(tmp_path: Path) -> Non
     assert (entry["source"], entry["channel"], entry["sink"]) == ("W", "reverse", "send")
 
 
+SWINGING = """
+optimizer swinging {
+  state side : scalar = 1
+  side <- -side
+  p <- p - lr * g + 0.3 * side
+}
+"""
+
+
+def test_an_optimizer_that_moves_thresholds_is_told_of_beside_a_rule_that_reads_signs(tmp_path: Path) -> None:
+    path = tmp_path / "swinging.rule"
+    path.write_text(SWINGING, encoding="utf-8")
+
+    def said(rule: str, optimizer: str) -> list[str]:
+        run = train(quick(tmp_path / rule, "epochs=0", f"rule={rule}", f"optimizer.name={optimizer}"))
+        network: list[str] = json.loads((run.folder / "ledger.json").read_text())["network"]
+        return network
+
+    assert any("sign(W) tells values" in line for line in said("usf", str(path)))
+    assert not said("usf", "manhattan_1")
+    assert not said("kolen_pollack", str(path))
+
+
 def test_two_runs_of_one_seed_are_bit_identical(tmp_path: Path) -> None:
     first, second = (load_file(train(quick(tmp_path, "rule=brsf")).folder / "weights.safetensors") for _ in range(2))
     assert first.keys() == second.keys()
