@@ -20,7 +20,7 @@ from ruledsl.data import Dataset
 from ruledsl.training import Config, Listener
 from ruledsl.training.loop import run
 from ruledsl.training.population import Member, run_together
-from ruledsl.training.train import load_compiled, prepare_with
+from ruledsl.training.preparation import load_compiled, prepare_with
 
 SEEDS = range(8)
 CASES: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ from ruledsl import data
 from ruledsl.data import Dataset
 from ruledsl.training import Config, Listener
 from ruledsl.training.loop import Epoch, run
-from ruledsl.training.train import load_compiled, prepare_with
+from ruledsl.training.preparation import load_compiled, prepare_with
 
 LEFT_OUT = 2
 CASES: dict[str, dict[str, Any]] = {

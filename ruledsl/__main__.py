@@ -2,6 +2,6 @@
 
 import sys
 
-from ruledsl.cli.main import main
+from ruledsl.cli.entry import main
 
 sys.exit(main())

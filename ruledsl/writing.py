@@ -10,8 +10,10 @@ from pathlib import Path
 from ruledsl.errors import UserError
 
 
-def write_whole(path: Path, content: str | bytes, help: str | None = None) -> None:
+def write_whole(path: Path, content: str | bytes, help: str | None = None, *, durable: bool = False) -> None:
     """Write a file under a temporary name beside `path`, then rename it. Raises UserError, with `help`.
+
+    durable  whether it also survives that the machine is switched off right afterwards
 
     A link stays a link, and a file keeps its permissions. A device or a pipe is written straight through. Text is
     written as UTF-8.
@@ -21,7 +23,7 @@ def write_whole(path: Path, content: str | bytes, help: str | None = None) -> No
         if _is_special(path):
             path.write_bytes(data)
         else:
-            _write_and_rename(Path(os.path.realpath(path)), data)
+            _write_and_rename(Path(os.path.realpath(path)), data, durable)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}", help) from None
 
@@ -35,14 +37,18 @@ def _is_special(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or path.absolute().parts[1:2] in (("dev",), ("proc",))
 
 
-def _write_and_rename(path: Path, data: bytes) -> None:
+def _write_and_rename(path: Path, data: bytes, durable: bool) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     if path.is_dir():
         raise IsADirectoryError(0, "it is a folder")
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(0, "it is write-protected")
     try:
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         if path.exists():
             shutil.copymode(path, temporary)
         temporary.replace(path)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
@@ -177,14 +178,20 @@ class Engine:
                     found |= probes.measure(path, tensor.name, *map(np.asarray, (held["W"], held[tensor.name])))
         return found
 
+    def agreed(self, number: float) -> float:
+        """See `ruledsl.training.engine.Engine.agreed`."""
+        if jax.process_count() == 1:
+            return number
+        return float(np.max(multihost_utils.process_allgather(np.float64(number))))
+
     def state(self) -> State:
         """See `ruledsl.training.engine.Engine.state`."""
-        return {name: np.array(value) for name, value in _named(self.carry).items()}
+        return {name: np.array(_plain(value)) for name, value in _named(self.carry).items()}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """See `ruledsl.training.engine.Engine.load_state`."""
         leaves, structure = jax.tree.flatten(self.carry)
-        values = [jnp.asarray(state[name], leaf.dtype) for name, leaf in zip(_named(self.carry), leaves, strict=True)]
+        values = [_like(state[name], leaf) for name, leaf in zip(_named(self.carry), leaves, strict=True)]
         self.carry = self._put(jax.tree.unflatten(structure, values))
 
     def _where(self, images: NDArray[np.float32]) -> str:
@@ -232,7 +239,7 @@ def taken(
 ) -> Iterator[list[Score | Diverged | None]]:
     """The steps of runs that are as long as each other, each in its engine: of each step, what came of it."""
     first, programs = engines[0], holder.programs
-    data, kinds, size = first.on_device(runs[0].split), first.kinds_of(runs[0]), min(IN_A_RUN, len(runs[0]))
+    data, kinds, size = first.on_device(runs[0].split), first.kinds_of(runs[0]), min(IN_A_RUN, _per_epoch(runs[0]))
     waiting: list[tuple[int, Any]] = []
 
     def scores() -> Iterator[list[Score | Diverged | None]]:
@@ -256,6 +263,23 @@ def taken(
             yield from scores()
     while waiting:
         yield from scores()
+
+
+def _per_epoch(run: Steps) -> int:
+    """Of any part of an epoch: programs are compiled for runs of one length."""
+    return run.split.batches_per_epoch(run.rows.shape[1])
+
+
+def _plain(value: Array) -> Array:
+    """An array, or the numbers of a random key."""
+    return jax.random.key_data(value) if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value
+
+
+def _like(value: NDArray[Any], leaf: Array) -> Array:
+    """The inverse of `_plain`, for what was an array like `leaf`."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(leaf))
+    return jnp.asarray(value, leaf.dtype)
 
 
 @jax.jit

@@ -142,6 +142,10 @@ class Engine:
     def together(self, others: Sequence[Engine]) -> None:
         """See `ruledsl.training.engine.Engine.together`: one after the other."""
 
+    def agreed(self, number: float) -> float:
+        """See `ruledsl.training.engine.Engine.agreed`."""
+        return number
+
     def state(self) -> State:
         """See `ruledsl.training.engine.Engine.state`."""
         state = {f"network.{name}": _copy(value) for name, value in self.net.state_dict().items()}

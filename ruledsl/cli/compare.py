@@ -17,19 +17,24 @@ from ruledsl.cli.run_options import (
     Model,
     Optimizer,
     Out,
+    Resume,
     Seed,
     Settings,
+    asks_to_resume,
     configuration,
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from ruledsl.experiments import Comparison
 
 
 def command(
-    rules: Annotated[list[str], typer.Argument(metavar="RULE...", help="Rules of the library, or paths.")],
+    rules: Annotated[
+        list[str] | None, typer.Argument(metavar="RULE...", help="Rules of the library, or paths.")
+    ] = None,
     model: Model = None,
     data: Data = None,
     data_dir: DataDir = None,
@@ -41,7 +46,7 @@ def command(
     settings: Settings = None,
     out: Out = None,
     seed: Seed = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many runs of each rule.")] = 3,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="How many runs of each rule; 3.")] = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,20 +54,31 @@ def command(
         ),
     ] = None,
     epochs: Epochs = None,
+    resume: Resume = None,
 ) -> None:
     """Train with several rules and seeds on equal terms: one table, one plot."""
-    flags: dict[str, Any] = {"backend": backend, "out": out, "seed": seed, "epochs": epochs}
-    flags |= {"constraints": constraints or None, "layers": layers}
-    chosen = configuration(config, settings, model=model, data=data, data_dir=data_dir, optimizer=optimizer, **flags)
+    given = locals().copy()
 
     from rich.console import Console
 
     from ruledsl.experiments import compare, parse_grid
+    from ruledsl.experiments import resume as go_on
     from ruledsl.training.progress import ProgressBar
 
     console = Console()
-    numbers = range(chosen.seed, chosen.seed + seeds)
-    comparison = compare(chosen, rules, numbers, ProgressBar(console, epoch_lines=False), parse_grid(grid or ()))
+    listener = ProgressBar(console, epoch_lines=False)
+    if asks_to_resume(given):
+        tell(go_on(given["resume"], listener), console)
+        return
+    flags: dict[str, Any] = {"backend": backend, "out": out, "seed": seed, "epochs": epochs}
+    flags |= {"constraints": constraints or None, "layers": layers}
+    chosen = configuration(config, settings, model=model, data=data, data_dir=data_dir, optimizer=optimizer, **flags)
+    numbers = range(chosen.seed, chosen.seed + (seeds or 3))
+    tell(compare(chosen, rules or (), numbers, listener, parse_grid(grid or ())), console)
+
+
+def tell(comparison: Comparison, console: Console) -> None:
+    """What came of it."""
     console.print(table(comparison))
     typer.echo(f"plot     {comparison.plot}\nnumbers  {comparison.results}\nruns     {comparison.folder}")
 
@@ -84,5 +100,6 @@ def table(comparison: Comparison) -> Table:
         spread = f"± {100 * row.spread:.2f}" if row.spread is not None else ""
         seconds = f"{row.seconds_per_epoch:.3f}" if row.seconds_per_epoch is not None else ""
         verdict = row.verdict + (f", {diverged} of {len(row.runs)} diverged" if diverged else "")
+        verdict += f", {len(row.failures)} failed" if row.failures else ""
         shown.add_row(row.label, error, spread, seconds, verdict)
     return shown

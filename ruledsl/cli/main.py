@@ -1,6 +1,7 @@
 """`ruledsl COMMAND ...`: which command there is, and what happens to errors.
 
-Exit status: 0 fine, 1 a rule has errors, 2 the call was wrong. To add a command, write a file with a function
+Exit status: 0 fine, 1 a rule has errors, 2 the call was wrong, 128 + the signal's number for a run that was asked to
+stop (130 after Ctrl-C, 143 after SIGTERM). To add a command, write a file with a function
 `command`, whose annotations and docstring typer reads, and name it in `COMMANDS`. Imports that take time belong into
 the function: a command must not wait for what it doesn't need.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -30,7 +32,7 @@ COMMANDS = {
     "train": "ruledsl.cli.train:command",
     "compare": "ruledsl.cli.compare:command",
 }
-FINE, RULE_HAS_ERRORS, CALL_WAS_WRONG = 0, 1, 2
+FINE, RULE_HAS_ERRORS, CALL_WAS_WRONG, ASKED_TO_STOP = 0, 1, 2, 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,13 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         _complain(f"error: {error.message}" + (f"\n  = help: {error.help}" if error.help else ""))
-        return CALL_WAS_WRONG
+        number = getattr(error, "signal", None)
+        return ASKED_TO_STOP + number if number else CALL_WAS_WRONG
     except RuleError as error:
         _complain(str(error))
         return RULE_HAS_ERRORS
     except KeyboardInterrupt:
         _complain("interrupted")
-        return CALL_WAS_WRONG
+        return ASKED_TO_STOP + signal.SIGINT
     except BrokenPipeError:  # the reader of our output has seen enough, as in `ruledsl list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINE
@@ -100,6 +103,12 @@ def _function(place: str) -> Callable[..., Any]:
     return function
 
 
+class _Interrupted(UserError):
+    """Ctrl-C."""
+
+    signal = signal.SIGINT
+
+
 def _interruptible(function: Callable[..., Any]) -> Callable[..., Any]:
     """Typer would turn Ctrl-C into its own exit status."""
 
@@ -108,7 +117,7 @@ def _interruptible(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*arguments, **options)
         except KeyboardInterrupt:
-            raise UserError("interrupted") from None
+            raise _Interrupted("interrupted") from None
 
     return command
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,26 @@ Layers = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", help="The folder for the results; never overwritten.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Determines all that is random.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
+Resume = Annotated[
+    Path | None,
+    typer.Option("--resume", metavar="FOLDER", help="Go on with the run in this folder. Takes no other option."),
+]
+
+
+def asks_to_resume(given: Mapping[str, Any]) -> bool:
+    """Whether a command was asked to go on with what is in a folder. Raises UserError where it was told more."""
+    others = [name for name, value in given.items() if name != "resume" and value is not None and value != []]
+    if given["resume"] is None:
+        for name in ("rule", "rules"):
+            if name in given and name not in others:
+                raise UserError("which rule?", "`ruledsl list` shows them; --resume FOLDER goes on with a run")
+        return False
+    if others:
+        raise UserError(
+            f"--resume goes on with the settings that the run has: leave out {', '.join(others)}",
+            "they are in its config.toml; a run with others is a new one",
+        )
+    return True
 
 
 def configuration(

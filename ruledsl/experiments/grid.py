@@ -10,8 +10,8 @@ from ruledsl.errors import UserError, suggest
 from ruledsl.experiments.row import Row
 from ruledsl.rule import Rule
 from ruledsl.training import Config
+from ruledsl.training.preparation import load_compiled, load_rule
 from ruledsl.training.settings import changed, parse_setting
-from ruledsl.training.train import load_compiled, load_rule
 
 COMMON = frozenset(("seed", "backend", "out", "rule", "output", "constraints", "layers", "data"))
 """Sections of the configuration that all runs of a comparison share."""

@@ -19,6 +19,7 @@ class Row:
     given    how the call named it: a name or a path
     program  of the rule
     config   of all runs, but for their seed
+    failures why runs were not possible
     """
 
     label: str
@@ -27,6 +28,7 @@ class Row:
     program: Program
     config: Config
     runs: list[Run] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
     def config_of(self, seed: int) -> Config:
         """Of one run."""
@@ -36,6 +38,10 @@ class Row:
     def folder(self) -> str:
         """What its folders are called."""
         return re.sub(r"[^\w.=+-]+", "-", self.label).strip("-")
+
+    def run_folder(self, seed: int) -> str:
+        """What the folder of one run is called."""
+        return f"{self.folder}-seed{seed}"
 
     @property
     def finished(self) -> list[Run]:
@@ -76,6 +82,7 @@ class Row:
             "test_error": self.test_error,
             "spread": self.spread,
             "seconds_per_epoch": self.seconds_per_epoch,
+            **({"failures": self.failures} if self.failures else {}),
             "runs": [
                 {"seed": run.config.seed, "folder": run.folder.name, **run.summary(), "test_errors": curve}
                 for run, curve in zip(self.runs, self.curves(), strict=True)

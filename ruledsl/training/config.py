@@ -227,6 +227,9 @@ class Config(Section):
     probe_every: NonNegativeInt = Field(
         default=1, description="epochs between measurements of feedback alignment; 0: never"
     )
+    checkpoint_every: NonNegativeFloat | None = Field(
+        default=60.0, description="seconds between checkpoints; one is always written at the end"
+    )
     tensorboard: bool = Field(default=False, description="also write TensorBoard events")
     out: Path | None = Field(default=None, description="the run folder; left out: a new one below runs/")
     model: ModelConfig = ModelConfig()

@@ -6,7 +6,7 @@ A backend is a package that the entry-point group `ruledsl.backends` names; its 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,12 +36,17 @@ class Score:
 
 
 class Diverged(Exception):
-    """A loss that is NaN or infinite. `where` names the layer in which such a number appeared first."""
+    """A loss that is NaN, infinite, or far above that of guessing.
 
-    def __init__(self, loss: float, where: str) -> None:
+    where  the layer in which a number that is not finite appeared first, or that grew the most
+    step   of the run, from 0, as far as known
+    """
+
+    def __init__(self, loss: float, where: str, step: int | None = None) -> None:
         super().__init__(f"the loss is {loss}")
         self.loss = loss
         self.where = where
+        self.step = step
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,10 @@ class Steps:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def part(self, start: int, end: int) -> Steps:
+        """Some of them."""
+        return replace(self, rows=self.rows[start:end], rates=self.rates[start:end], clocks=self.clocks[start:end])
 
     def batches(self) -> Iterator[Batch]:
         """What each step sees."""
@@ -123,6 +132,9 @@ class Engine(Protocol):
         """This engine and others of its class as a population; None where they differ in more than numbers: seeds,
         learning rates, parameters of rules.
         """
+
+    def agreed(self, number: float) -> float:
+        """The largest of the numbers that the processes say which share the run: all of them ask at the same steps."""
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything that determines what comes next, by name. Names of weights begin with `network.`."""

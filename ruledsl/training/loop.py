@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import log
+from typing import Any
 
 from ruledsl.data import Dataset
 from ruledsl.program import Schedule
 from ruledsl.training.config import Config
-from ruledsl.training.engine import Engine, Score, Steps
+from ruledsl.training.divergence import Watch
+from ruledsl.training.engine import Diverged, Engine, Score, Steps
 from ruledsl.training.schedule import Clock, first_epochs, rate_factor
+
+BETWEEN_PAUSES = 1.0
+"""Seconds of steps, about, after which a run looks up: whether to stop, and whether to save."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,12 @@ class Epoch:
     rate: float
     probes: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Epoch:
+        """The inverse of `dataclasses.asdict`."""
+        train, test = (each and Score(**each) for each in (record["train"], record["test"]))
+        return cls(**{**record, "train": train, "test": test})
+
     def record(self) -> dict[str, float | int | None]:
         """The line of `metrics.jsonl`."""
         train = self.train
@@ -51,8 +63,8 @@ class Epoch:
 class Listener:
     """Who wants to know how a run goes on; this one does not."""
 
-    def begin(self, title: str, epochs: int, steps_per_epoch: int) -> None:
-        """A run is about to start."""
+    def begin(self, title: str, epochs: int, steps_per_epoch: int, done: int = 0) -> None:
+        """A run is about to start, or to go on when so many steps are done."""
 
     def note(self, text: str) -> None:
         """Something that the user should know about the run."""
@@ -86,22 +98,104 @@ class Total:
         return Score(self.loss / self.images, self.wrong, self.images) if self.images else None
 
 
-def run(engine: Engine, dataset: Dataset, config: Config, schedule: Schedule, listener: Listener) -> Iterator[Epoch]:
-    """Train epoch by epoch, yielding what came of each. Raises Diverged from the engine.
+@dataclass(frozen=True)
+class Position:
+    """Where a run is between two steps.
+
+    epoch    how many epochs are over and evaluated; -1: the untrained network isn't either
+    step     how many steps of the next one are done
+    total    what they scored
+    seconds  how long they took
+    """
+
+    epoch: int = -1
+    step: int = 0
+    total: Total = field(default_factory=Total)
+    seconds: float = 0.0
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Position:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**record, "total": Total(**record["total"])})
+
+
+BEGINNING = Position()
+Pause = Callable[[Position], None]
+"""Called between steps, about once a second. It may save the engine's state, and ends the run by raising."""
+
+
+def no_pause(position: Position) -> None:
+    """Nobody wants to do anything."""
+
+
+def run(
+    engine: Engine,
+    dataset: Dataset,
+    config: Config,
+    schedule: Schedule,
+    listener: Listener,
+    start: Position = BEGINNING,
+    pause: Pause = no_pause,
+) -> Iterator[Epoch]:
+    """Train epoch by epoch from a position on, yielding what came of each. Raises Diverged.
 
     The score of a step is that of the last of its phases that sees the batch; a mirror phase does not.
     """
-    yield evaluated(engine, dataset, config, 0, None, 0.0, 1.0)
-    for epoch in range(config.epochs):
-        total = Total()
-        start = time.perf_counter()
+    watch = Watch(log(dataset.classes))
+    if start.epoch < 0:
+        yield evaluated(engine, dataset, config, 0, None, 0.0, 1.0)
+        start = Position(0)
+    pace = Pace(engine)
+    for epoch in range(start.epoch, config.epochs):
+        here = start if epoch == start.epoch else Position(epoch)
+        total, done, seconds = Total(**vars(here.total)), here.step, here.seconds
         steps = steps_of(dataset, config, schedule, epoch)
-        for clock, score in zip(steps.clocks, engine.steps(steps), strict=True):
-            if score is not None:
-                total.add(score)
-            listener.step(clock, score)
-        seconds = time.perf_counter() - start
-        yield evaluated(engine, dataset, config, epoch + 1, total.score(), seconds, steps.rates[-1])
+        while done < len(steps):
+            part = steps.part(done, done + pace.steps)
+            begun = time.perf_counter()
+            for clock, score in zip(part.clocks, _watched(engine.steps(part), part, watch, engine), strict=True):
+                if score is not None:
+                    total.add(score)
+                listener.step(clock, score)
+            took = time.perf_counter() - begun
+            seconds, done = seconds + took, done + len(part)
+            pace.took(took)
+            if done < len(steps):
+                pause(Position(epoch, done, Total(**vars(total)), seconds))
+        came = evaluated(engine, dataset, config, epoch + 1, total.score(), seconds, steps.rates[-1])
+        watch.look(came.test, engine, steps.clocks[-1].step)
+        yield came
+
+
+def _watched(scores: Iterator[Score | None], steps: Steps, watch: Watch, engine: Engine) -> Iterator[Score | None]:
+    """The scores of steps, as long as they are sound. Raises Diverged, which knows the step."""
+    clocks = iter(steps.clocks)
+    while True:
+        clock = next(clocks, None)
+        try:
+            score = next(scores)
+        except StopIteration:
+            return
+        except Diverged as diverged:
+            assert clock is not None
+            diverged.step = clock.step
+            raise
+        assert clock is not None
+        watch.look(score, engine, clock.step)
+        yield score
+
+
+class Pace:
+    """How many steps lie between two pauses: as many as take about `BETWEEN_PAUSES`, the same in all processes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.steps = 1
+
+    def took(self, seconds: float) -> None:
+        """So long did the last ones take."""
+        share = BETWEEN_PAUSES / max(1e-9, self.engine.agreed(seconds))
+        self.steps = max(1, int(self.steps * min(4.0, max(0.25, share))))
 
 
 def steps_of(dataset: Dataset, config: Config, schedule: Schedule, epoch: int) -> Steps:

@@ -22,7 +22,7 @@ class ProgressBar(Listener):
         self.epoch_lines = epoch_lines
         self._bar: Progress | None = None
 
-    def begin(self, title: str, epochs: int, steps_per_epoch: int) -> None:
+    def begin(self, title: str, epochs: int, steps_per_epoch: int, done: int = 0) -> None:
         """Start the bar."""
         self._epochs = epochs
         self._title = title
@@ -31,6 +31,8 @@ class ProgressBar(Listener):
         self._images, self._since = 0, time.perf_counter()
         if self.epoch_lines:
             self.console.print(title, highlight=False, markup=False, soft_wrap=True)
+        if done and self.epoch_lines:
+            self.console.print(f"goes on after {done:,} of {epochs * steps_per_epoch:,} steps", highlight=False)
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -38,7 +40,9 @@ class ProgressBar(Listener):
             TimeRemainingColumn(),
         )
         self._bar = Progress(*columns, console=self.console, transient=True)
-        self._task: TaskID = self._bar.add_task(self._label(0), total=epochs * steps_per_epoch, numbers="")
+        self._task: TaskID = self._bar.add_task(
+            self._label(0), total=epochs * steps_per_epoch, completed=done, numbers=""
+        )
         if self.console.is_terminal:
             self._bar.start()
 

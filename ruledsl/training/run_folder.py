@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,11 @@ from numpy.typing import NDArray
 from ruledsl.errors import UserError, need
 from ruledsl.writing import write_whole
 
+try:
+    import fcntl
+except ModuleNotFoundError:
+    fcntl = None  # type: ignore[assignment]
+
 ANOTHER_FOLDER = "choose another folder with --out"
 PACKAGES = ("ruledsl", "numpy", "scikit-learn", "safetensors")
 
@@ -26,6 +32,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._metrics: list[str] = []
+        self._held: int | None = None
 
     @classmethod
     def create(cls, wanted: Path) -> RunFolder:
@@ -43,6 +50,32 @@ class RunFolder:
             raise _unwritable(path, error) from None
         return cls(path)
 
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """A folder that is there."""
+        return cls(path.absolute())
+
+    def hold(self) -> None:
+        """Keep other processes from writing it, until `release` or the end of this one. Raises UserError."""
+        if fcntl is None:  # on Windows
+            return
+        self._held = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise UserError(
+                f"another process is writing {self.path}", "wait for it, or choose another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            self.release()
+
+    def release(self) -> None:
+        """Let others write it."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
     def write_text(self, name: str, text: str) -> None:
         """Write a text file."""
         self.write_bytes(name, text.encode())
@@ -55,15 +88,26 @@ class RunFolder:
         """Write a file."""
         write_whole(self.path / name, content, ANOTHER_FOLDER)
 
+    def write_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write `metrics.jsonl`, a line for each. NaN and infinity, which JSON lacks, are written as null."""
+        self._metrics = [json.dumps({name: _finite(value) for name, value in one.items()}) for one in records]
+        self.write_text("metrics.jsonl", "".join(f"{line}\n" for line in self._metrics))
+
     def add_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add one line to `metrics.jsonl`. NaN and infinity, which JSON lacks, are written as null."""
+        """Add one line to `metrics.jsonl`."""
         self._metrics.append(json.dumps({name: _finite(value) for name, value in record.items()}))
-        self.write_text("metrics.jsonl", "\n".join(self._metrics) + "\n")
+        self.write_text("metrics.jsonl", "".join(f"{line}\n" for line in self._metrics))
 
     def write_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
         """Write `weights.safetensors`."""
         save = need("safetensors.numpy", "saving weights", "train").save
         self.write_bytes("weights.safetensors", save(dict(weights)))
+
+
+def shown(path: Path) -> str:
+    """A path as one types it here."""
+    path = path.absolute()
+    return shlex.quote(os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path))
 
 
 def environment(frameworks: Sequence[str]) -> dict[str, Any]:

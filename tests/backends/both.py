@@ -20,7 +20,7 @@ from ruledsl.rule import Rule
 from ruledsl.streams import Streams
 from ruledsl.training import Config
 from ruledsl.training.loop import steps_of
-from ruledsl.training.train import resolved
+from ruledsl.training.preparation import resolved
 from ruledsl_jax import layouts, randomness
 from ruledsl_jax.engine import Engine as InJax
 from ruledsl_torch.engine import Engine as InTorch

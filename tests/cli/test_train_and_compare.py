@@ -118,7 +118,7 @@ def test_a_parameter_outside_of_its_interval_is_status_1_or_2(capsys: pytest.Cap
     assert "decay" in capsys.readouterr().err
 
 
-def test_ctrl_c_is_one_message_and_status_2(tmp_path: Path) -> None:
+def test_ctrl_c_is_one_message_and_status_130(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "ruledsl", "train", "backprop", *QUICK, "--epochs=100000", f"--out={out}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
@@ -127,7 +127,7 @@ def test_ctrl_c_is_one_message_and_status_2(tmp_path: Path) -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 2
+    assert process.returncode == 130
     assert said.startswith("error: interrupted in epoch")
     assert "Traceback" not in said
     assert json.loads((out / "summary.json").read_text())["status"] == "interrupted"

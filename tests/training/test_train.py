@@ -17,8 +17,8 @@ from ruledsl.errors import UserError
 from ruledsl.program import TASK, Program
 from ruledsl.training import Config, Interrupted, Listener, TrainingDiverged, read_config, train
 from ruledsl.training.engine import Diverged, Score
+from ruledsl.training.preparation import resolved
 from ruledsl.training.schedule import Clock
-from ruledsl.training.train import resolved
 from ruledsl_torch.engine import Engine
 
 QUICK = [
@@ -59,6 +59,7 @@ def test_a_run_folder_holds_everything(tmp_path: Path) -> None:
     run = train(quick(tmp_path, "rule=kolen_pollack", "parameters.decay=0.01", "tensorboard=true"))
     files = {path.name for path in run.folder.iterdir()}
     assert files == {
+        "checkpoints",
         "config.toml",
         "environment.json",
         "kolen_pollack.rule",

@@ -19,7 +19,7 @@ from ruledsl.architectures import Architecture
 from ruledsl.architectures.components import Conv, Dense, Flatten, Norm
 from ruledsl.training import Config
 from ruledsl.training.loop import steps_of
-from ruledsl.training.train import resolved
+from ruledsl.training.preparation import resolved
 from ruledsl_jax.engine import Engine
 
 LAYERS = (Conv("conv1", 4, 3, "relu", stride=2, norm=Norm("before")), Flatten(), Dense("fc1", 10))

@@ -27,7 +27,7 @@ from ruledsl.errors import UserError
 from ruledsl.training import Config
 from ruledsl.training.engine import Diverged, Steps
 from ruledsl.training.loop import steps_of
-from ruledsl.training.train import resolved
+from ruledsl.training.preparation import resolved
 from ruledsl_jax.engine import Engine
 
 HERE = Path(__file__).parent

@@ -20,7 +20,7 @@ from ruledsl.architectures import Architecture
 from ruledsl.architectures.components import Conv, Dense, Flatten, Norm, Pool
 from ruledsl.training import Config
 from ruledsl.training.loop import steps_of
-from ruledsl.training.train import resolved
+from ruledsl.training.preparation import resolved
 from ruledsl_jax.engine import Engine
 
 RULES = [name for name in ruledsl.names() if ruledsl.load(name).kind == "rule"]

@@ -25,7 +25,7 @@ from ruledsl.errors import UserError
 from ruledsl.rule import Rule
 from ruledsl.training import Config
 from ruledsl.training.loop import steps_of
-from ruledsl.training.train import resolved
+from ruledsl.training.preparation import resolved
 from ruledsl_jax import TAUGHT, movers
 from ruledsl_jax.engine import Engine
 from ruledsl_jax.layouts import activity_to_jax
