@@ -17,6 +17,7 @@ from ruledsl.cli.run_options import (
     Model,
     Optimizer,
     Out,
+    Preset,
     Resume,
     Seed,
     Settings,
@@ -40,6 +41,7 @@ def command(
     data_dir: DataDir = None,
     backend: Backend = None,
     config: ConfigFile = None,
+    preset: Preset = None,
     optimizer: Optimizer = None,
     constraints: Constraints = None,
     layers: Layers = None,
@@ -70,7 +72,7 @@ def command(
     if asks_to_resume(given):
         tell(go_on(given["resume"], listener), console)
         return
-    flags: dict[str, Any] = {"backend": backend, "out": out, "seed": seed, "epochs": epochs}
+    flags: dict[str, Any] = {"preset": preset, "backend": backend, "out": out, "seed": seed, "epochs": epochs}
     flags |= {"constraints": constraints or None, "layers": layers}
     chosen = configuration(config, settings, model=model, data=data, data_dir=data_dir, optimizer=optimizer, **flags)
     numbers = range(chosen.seed, chosen.seed + (seeds or 3))

@@ -18,11 +18,15 @@ KINDS = ("rule", "optimizer", "constraint")
 
 def command(
     as_lines: Annotated[bool, typer.Option("--json", help="One JSON object per definition.")] = False,
+    presets: Annotated[bool, typer.Option("--presets", help="What `train --preset` takes.")] = False,
     paper: Annotated[
         str | None, typer.Option("--table", help="What makes each row of a paper's table: moskovitz1, liao2 ...")
     ] = None,
 ) -> None:
     """Show the rules, optimizers and constraints of the library, with what each would need to know."""
+    if presets:
+        _presets(as_lines)
+        return
     if paper is not None:
         _paper_table(paper, as_lines)
         return
@@ -40,6 +44,16 @@ def command(
             print(_lines(rule, width), end="\n\n" if rule is rules[-1] else "\n")
     local = sum(rule.verdict == "local" for rule in found)
     print(f"{count(len(found), 'definition')}, {local} of them local. More about one: ruledsl explain NAME")
+
+
+def _presets(as_lines: bool) -> None:
+    from ruledsl.training.presets import names, title
+
+    if as_lines:
+        for name in names():
+            print(json.dumps({"name": name, "title": title(name)}))
+        return
+    print(table([(name, title(name)) for name in names()], ("preset", "what it is")))
 
 
 def _paper_table(name: str, as_lines: bool) -> None:

@@ -33,6 +33,10 @@ Layers = Annotated[
         help="Another rule for layers by name: 'head=backprop', 'conv*=none'. May be repeated; the first fit counts.",
     ),
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", help="Settings that ship, such as moskovitz_mnist: see ruledsl list --presets."),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="The folder for the results; never overwritten.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Determines all that is random.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
@@ -67,9 +71,10 @@ def configuration(
     data_dir: Path | None,
     optimizer: str | None = None,
     layers: list[str] | None = None,
+    preset: str | None = None,
     **flags: Any,
 ) -> Config:
-    """The configuration of a file, then what the flags say, then the single settings. Raises UserError."""
+    """That of a preset, then of a file, then what the flags say, then the single settings. Raises UserError."""
     from ruledsl.training import read_config
 
     nested: dict[str, dict[str, Any]] = {
@@ -79,8 +84,10 @@ def configuration(
     }
     for section, fields in nested.items():
         flags[section] = {name: value for name, value in fields.items() if value is not None} or None
+    if flags.get("out") is not None and not flags["out"].name:
+        raise UserError("--out needs the name of a folder", "left out, it is a new one below runs/")
     flags["layers"] = dict(map(_layer, layers or ())) or None
-    return read_config(file, settings or (), **flags)
+    return read_config(file, settings or (), preset, **flags)
 
 
 def _layer(text: str) -> tuple[str, dict[str, str]]:

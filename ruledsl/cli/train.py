@@ -17,6 +17,7 @@ from ruledsl.cli.run_options import (
     Model,
     Optimizer,
     Out,
+    Preset,
     Resume,
     Seed,
     Settings,
@@ -36,6 +37,7 @@ def command(
     data_dir: DataDir = None,
     backend: Backend = None,
     config: ConfigFile = None,
+    preset: Preset = None,
     optimizer: Optimizer = None,
     constraints: Constraints = None,
     layers: Layers = None,
@@ -53,12 +55,23 @@ def command(
     from ruledsl.training import resume as go_on
     from ruledsl.training import train
     from ruledsl.training.progress import ProgressBar
+    from ruledsl.training.settings import parse_setting
 
     listener = ProgressBar(Console())
     if asks_to_resume(given):
         _tell(go_on(given["resume"], listener))
         return
-    flags: dict[str, Any] = {"rule": rule, "backend": backend, "out": out, "seed": seed, "epochs": epochs}
+    for setting in settings or ():
+        if parse_setting(setting).get("rule", rule) != rule:
+            raise UserError(f"two rules were asked for: {rule}, and {setting} by --set", "leave out one of them")
+    flags: dict[str, Any] = {
+        "preset": preset,
+        "rule": rule,
+        "backend": backend,
+        "out": out,
+        "seed": seed,
+        "epochs": epochs,
+    }
     flags |= {"constraints": constraints or None, "layers": layers}
     chosen = configuration(config, settings, model=model, data=data, data_dir=data_dir, optimizer=optimizer, **flags)
     _tell(train(chosen, listener))

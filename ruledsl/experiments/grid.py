@@ -11,7 +11,7 @@ from ruledsl.experiments.row import Row
 from ruledsl.rule import Rule
 from ruledsl.training import Config
 from ruledsl.training.preparation import load_compiled, load_rule
-from ruledsl.training.settings import changed, parse_setting
+from ruledsl.training.settings import changed, for_rule, parse_setting
 
 COMMON = frozenset(("seed", "backend", "out", "rule", "output", "constraints", "layers", "data"))
 """Sections of the configuration that all runs of a comparison share."""
@@ -70,6 +70,7 @@ def _is_setting(name: str) -> bool:
 def _row(config: Config, name: str, rule: Rule, point: Mapping[str, Any], taken: Sequence[str]) -> Row:
     own = {key: value for key, value in point.items() if not _is_setting(key)}
     settings = {key: value for key, value in point.items() if _is_setting(key)}
+    config = for_rule(config, name)
     parameters = {key: value for key, value in config.parameters.items() if key in rule.parameters} | own
     here = changed(config, {"rule": name, "parameters": parameters}, settings)
     loaded, program = load_compiled(name, here.first_parameters, config.backend)

@@ -13,9 +13,7 @@ from pydantic import (
     Discriminator,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     Tag,
     field_validator,
     model_validator,
@@ -23,6 +21,12 @@ from pydantic import (
 
 from ruledsl.emit.backend import default_backend
 from ruledsl.errors import suggest
+
+LARGEST = 2**31 - 1
+"""What a count may be: backends keep counts in 32 bits."""
+Count = Annotated[int, Field(gt=0, le=LARGEST)]
+CountOrZero = Annotated[int, Field(ge=0, le=LARGEST)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -52,11 +56,11 @@ class DataConfig(Section):
         default=None, description="where its files are; left out: $RULEDSL_DATA, then the cache folder"
     )
     options: dict[str, Any] = Field(default={}, description="options of that dataset, such as classes = 3 of synthetic")
-    batch_size: PositiveInt = Field(default=32, description="images in a training step")
-    test_batch_size: PositiveInt = Field(default=500, description="images at once in an evaluation")
+    batch_size: Count = Field(default=32, description="images in a training step")
+    test_batch_size: Count = Field(default=500, description="images at once in an evaluation")
     standardize: bool = Field(default=True, description="shift and scale the pixels to mean 0 and variance 1")
-    train_images: PositiveInt | None = Field(default=None, description="use only so many training images")
-    test_images: PositiveInt | None = Field(default=None, description="use only so many test images")
+    train_images: Count | None = Field(default=None, description="use only so many training images")
+    test_images: Count | None = Field(default=None, description="use only so many test images")
 
 
 USUAL_RATES = {"adam": 0.001, "sgd": 0.01, "noisy_sgd": 0.01}
@@ -79,7 +83,7 @@ class OptimizerConfig(Section):
     weight_decay: NonNegativeFloat = Field(
         default=0.0, description="pulls parameters to zero; off where the rule decays itself"
     )
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="averaging of adam")
+    betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="averaging of adam, each below 1")
     eps: PositiveFloat = Field(default=1e-8, description="added to the denominator of adam")
     parameters: dict[str, float | bool] = Field(
         default={}, description="of an optimizer of the library other than adam and sgd"
@@ -155,10 +159,8 @@ class ScheduleConfig(Section):
     warmup: NonNegativeFloat = Field(
         default=0.0, description="epochs in which the learning rate rises linearly to its value"
     )
-    every: PositiveInt | None = Field(
-        default=None, description="multiply by `factor` each time so many epochs are over"
-    )
-    at: list[PositiveInt] = Field(
+    every: Count | None = Field(default=None, description="multiply by `factor` each time so many epochs are over")
+    at: list[Count] = Field(
         default=[], description="multiply by `factor` when so many epochs are over; instead of `every`"
     )
     factor: PositiveFloat = Field(default=0.1, description="what the learning rate is multiplied by")
@@ -207,24 +209,29 @@ class Config(Section):
     backend: str = Field(
         default_factory=default_backend, description="who computes: an installed backend that can train"
     )
-    epochs: NonNegativeInt = Field(default=15, description="passes over the training images")
-    seed: NonNegativeInt = Field(
-        default=0, description="determines weights, order of the images, dropout and all other noise"
+    epochs: CountOrZero = Field(default=15, description="passes over the training images")
+    seed: int = Field(
+        ge=0,
+        le=2**63 - 1,
+        default=0,
+        description="determines weights, order of the images, dropout and all other noise",
     )
-    threads: PositiveInt | None = Field(default=None, description="CPU threads; left out: the backend's choice")
+    threads: Annotated[int, Field(gt=0, le=1024)] | None = Field(
+        default=None, description="CPU threads; left out: the backend's choice"
+    )
     device: str | None = Field(
         default=None, description="what computes: cpu, gpu, cuda, tpu; left out: the best that the backend can open"
     )
-    devices: PositiveInt | None = Field(
+    devices: Count | None = Field(
         default=None, description="how many devices share a batch; left out: all that the backend can open"
     )
-    processes: PositiveInt | None = Field(
+    processes: Count | None = Field(
         default=None, description="how many processes share each batch, on one host or several; each is started alike"
     )
     compile: bool = Field(
         default=False, description="let the backend's compiler fuse the network (slow start, faster steps)"
     )
-    probe_every: NonNegativeInt = Field(
+    probe_every: CountOrZero = Field(
         default=1, description="epochs between measurements of feedback alignment; 0: never"
     )
     checkpoint_every: NonNegativeFloat | None = Field(
@@ -243,6 +250,25 @@ class Config(Section):
         description='rules by patterns of the layers\' names, such as [layers."conv*"]; the first that fits counts',
     )
     schedule: ScheduleConfig = ScheduleConfig()
+    rules: dict[str, dict[str, Any]] = Field(
+        default={}, description="by rules' names, what is different for them: [rules.weight_mirror.optimizer] lr = 0.1"
+    )
+
+    @field_validator("rules")
+    @classmethod
+    def _are_configurations(cls, rules: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, values in rules.items():
+            for field in values.keys() & {"rule", "rules", "out"}:
+                raise ValueError(f"what is different for {name} cannot be its {field}")
+            cls.model_validate(values)
+        return rules
+
+    @field_validator("out")
+    @classmethod
+    def _has_a_name(cls, out: Path | None) -> Path | None:
+        if out is not None and not out.name:
+            raise ValueError("a run makes a folder of its own: give it a name")
+        return out
 
     @property
     def schedules(self) -> dict[str, ParameterSchedule]:

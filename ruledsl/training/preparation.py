@@ -115,7 +115,10 @@ def prepare_with(
     architecture = architectures.get(config.model.name, dataset.shape, dataset.classes, **config.model.options)
     engine = find_engine(config.backend)
     constraints = tuple((c, c.compile(config.backend)) for c in load_constraints(config))
-    engine.init(architecture, *programs, config, [program for _, program in constraints], taught)
+    try:
+        engine.init(architecture, *programs, config, [program for _, program in constraints], taught)
+    except MemoryError as error:
+        raise UserError(f"the network {architecture.name} does not fit into memory: {error}") from None
     return Prepared(config, dataset, architecture, engine, rule, output, programs, constraints, layers)
 
 

@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import reprlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from ruledsl.errors import UserError, suggest
+from ruledsl.training import presets
 from ruledsl.training.config import Config, ParameterSchedule
 
 
-def read_config(path: Path | None = None, settings: Iterable[str] = (), **flags: Any) -> Config:
+def read_config(
+    path: Path | None = None, settings: Iterable[str] = (), preset: str | None = None, **flags: Any
+) -> Config:
     """The configuration of a TOML file, changed by `a.b=value` settings and by flags given as nested mappings.
 
-    Flags that are None are left out. Raises UserError that names the field.
+    preset  what all of this changes, by its name
+
+    Flags that are None are left out. Where the rule is known, what `rules` says of it goes over the rest, but for what
+    is given after it: a file's settings go over those that a preset has for a rule. Raises UserError that names every
+    field that is wrong.
     """
-    values = _read_toml(path) if path else {}
-    changes: list[dict[str, Any]] = [{name: value} for name, value in flags.items() if value is not None]
-    changes += map(parse_setting, settings)
-    for change in changes:
-        _merge(values, change)
+    text = _read(path) if path else ""
+    values = _parsed(text, f"the configuration {path}")
+    origins = [_Origin("", {name: value}) for name, value in flags.items() if value is not None]
+    origins += [_Origin(f"--set '{each}': ", parse_setting(each)) for each in settings]
+    if path:
+        origins.insert(0, _Origin(f"{path}:", values, text))
+    if preset:
+        origins.insert(0, _Origin(f"the preset {preset}, line ", presets.values(preset), presets.text(preset)))
+    values = {}
+    for origin in origins:
+        for own in values.get("rules", {}).values():
+            _forget(own, origin.values)
+        _merge(values, copy.deepcopy(dict(origin.values)))
+    if "rule" in values:
+        _merge(values, values.pop("rules", {}).get(Path(str(values["rule"])).stem, {}))
     # Of the patterns of layers the first that fits counts: what is asked for in the call comes before the file.
     layers = values.get("layers")
     if isinstance(layers, dict):
-        named = [change["layers"] for change in changes if isinstance(change.get("layers"), Mapping)]
+        call = [origin.values for origin in origins if not origin.text]
+        named = [change["layers"] for change in call if isinstance(change.get("layers"), Mapping)]
         asked = [pattern for given in named for pattern in given]
         values["layers"] = {pattern: layers[pattern] for pattern in dict.fromkeys((*asked, *layers))}
-    return make_config(values)
+    return make_config(values, origins)
 
 
 def changed(config: Config, fields: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
@@ -41,12 +62,40 @@ def changed(config: Config, fields: Mapping[str, Any], settings: Mapping[str, An
     return make_config(values)
 
 
-def make_config(values: Mapping[str, Any]) -> Config:
-    """A configuration from nested mappings. Raises UserError that names the field."""
+@dataclass(frozen=True)
+class _Origin:
+    """Where values come from: a file with its text, or a part of the call."""
+
+    label: str
+    values: Mapping[str, Any]
+    text: str = ""
+
+    def place(self, path: Sequence[str]) -> str | None:
+        """How a message names the place of a value; None if it isn't from here."""
+        if not _has(self.values, path):
+            return None
+        return f"{self.label}{_line(self.text, path)}: " if self.text else self.label
+
+
+def for_rule(config: Config, rule: str) -> Config:
+    """A configuration with what it says of this rule. Raises UserError that names the field."""
+    values = config.model_dump(exclude_unset=True)
+    _merge(values, values.pop("rules", {}).get(Path(rule).stem, {}))
+    return make_config(values)
+
+
+def make_config(values: Mapping[str, Any], origins: Sequence[_Origin] = ()) -> Config:
+    """A configuration from nested mappings. Raises UserError that names every field that is wrong, and its place."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(*_worded(error)) from None
+        said = list(dict.fromkeys(_worded(problem, origins) for problem in error.errors()))
+        if len(said) == 1:
+            raise UserError(*said[0]) from None
+        lines = [f"{message}{f' ({help})' if help else ''}" for message, help in said]
+        raise UserError("\n  ".join([f"the configuration has {len(said)} mistakes", *lines])) from None
+    except RecursionError:
+        raise UserError("the configuration is nested too deeply") from None
 
 
 def parse_setting(setting: str) -> dict[str, Any]:
@@ -60,6 +109,8 @@ def parse_setting(setting: str) -> dict[str, Any]:
         value = tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
     except tomllib.TOMLDecodeError:
         value = text.strip()
+    except RecursionError:
+        raise UserError("a setting is nested too deeply") from None
     return _nested(names, value)
 
 
@@ -89,13 +140,45 @@ def to_toml(config: BaseModel) -> str:
     return "\n".join(_sections(config, ())).lstrip("\n") + "\n"
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> str:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return path.read_text("utf-8")
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"the configuration {path} is not valid TOML: {error}") from None
+
+
+def _parsed(text: str, what: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{what} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{what} is nested too deeply") from None
+
+
+def _has(values: Any, path: Sequence[str]) -> bool:
+    for name in path:
+        if isinstance(values, list):  # of an entry, the place of its list
+            return True
+        if not isinstance(values, Mapping) or name not in values:
+            return False
+        values = values[name]
+    return True
+
+
+def _line(text: str, path: Sequence[str]) -> int:
+    """The line of a TOML text, from 1, behind which there is a value: the parser itself says where."""
+    lines = text.splitlines()
+    for number in range(1, len(lines)):
+        try:
+            values = tomllib.loads("\n".join(lines[:number]))
+        except tomllib.TOMLDecodeError:
+            continue
+        if _has(values, path):
+            return number
+    return len(lines)
 
 
 def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
@@ -106,21 +189,40 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
             values[name] = dict(change) if isinstance(change, Mapping) else change
 
 
-def _worded(error: ValidationError) -> tuple[str, str | None]:
-    problem = error.errors()[0]
+def _forget(values: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Take out what is given elsewhere."""
+    for name in values.keys() & given.keys():
+        if isinstance(values[name], dict) and isinstance(given[name], Mapping):
+            _forget(values[name], given[name])
+        else:
+            del values[name]
+
+
+def _worded(problem: Any, origins: Sequence[_Origin]) -> tuple[str, str | None]:
     path = [str(part) for part in problem["loc"]]
     if path[:1] == ["parameters"]:
         # pydantic adds which kind of value it tried: a number or a schedule. Only a field of the latter is a place.
         path[2:] = [part for part in path[2:] if part in ParameterSchedule.model_fields]
+    place = next((found for each in reversed(origins) if (found := each.place(path)) is not None), "")
     field = ".".join(path)
     if problem["type"] == "extra_forbidden":
         section = _section(path[:-1])
-        nearest = suggest(path[-1], section.model_fields)
+        elsewhere = [known for known in _fields(Config) if known.rpartition(".")[2] == path[-1]]
+        nearest = f"did you mean `{elsewhere[0]}`?" if elsewhere else suggest(path[-1], section.model_fields)
         where = f" in [{'.'.join(path[:-1])}]" if path[:-1] else ""
-        return f"the configuration has no field `{path[-1]}`{where}", nearest
+        return f"{place}the configuration has no field `{path[-1]}`{where}", nearest
     described = _section(path[:-1]).model_fields.get(path[-1]) if path else None
     help = described.description if described else None
-    return f"the setting {field} cannot be {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}", help
+    given = reprlib.repr(problem["input"])
+    return f"{place}the setting {field} cannot be {given}: {problem['msg'].removeprefix('Value error, ')}", help
+
+
+def _fields(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every field by its path, those of sections too."""
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _fields(field.annotation, f"{prefix}{name}.")
 
 
 def _section(path: list[str]) -> type[BaseModel]:
