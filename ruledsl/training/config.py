@@ -44,6 +44,15 @@ class ModelConfig(Section):
     options: dict[str, Any] = Field(
         default={}, description="options of that network, such as hidden = [300, 100] of mlp"
     )
+    batch_norm: bool = Field(
+        default=False, description="of the network that fits the dataset, the form with batch normalisation"
+    )
+
+    @model_validator(mode="after")
+    def _has_such_a_form(self) -> Self:
+        if self.batch_norm and self.name and not self.name.endswith("_bn"):
+            raise ValueError(f"batch_norm is for the network that fits the dataset; {self.name} was asked for by name")
+        return self
 
 
 class DataConfig(Section):
@@ -164,6 +173,9 @@ class ScheduleConfig(Section):
         default=[], description="multiply by `factor` when so many epochs are over; instead of `every`"
     )
     factor: PositiveFloat = Field(default=0.1, description="what the learning rate is multiplied by")
+    cosine: bool = Field(
+        default=False, description="after the warm-up, let the learning rate fall to zero along half a cosine"
+    )
 
 
 NO_RULE = "none"

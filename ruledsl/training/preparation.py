@@ -203,11 +203,16 @@ def resolved(
             raise UserError(f"the parameter `{name}` cannot follow a schedule: {which}")
     return config.model_copy(
         update={
-            "model": config.model.model_copy(update={"name": config.model.name or dataset.model}),
+            "model": config.model.model_copy(update={"name": config.model.name or _usual(dataset, config)}),
             "optimizer": optimizers.pop(TASK),
             "optimizers": optimizers,
         }
     )
+
+
+def _usual(dataset: Dataset, config: Config) -> str:
+    """The network that fits the dataset."""
+    return f"{dataset.model}_bn" if config.model.batch_norm else dataset.model
 
 
 def _experiment(prepared: Prepared) -> Experiment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import cos, pi
 
 from ruledsl.program import Schedule
 from ruledsl.training.config import ScheduleConfig
@@ -41,6 +42,10 @@ def rate_factor(config: ScheduleConfig, clock: Clock, first: float = 0.0) -> flo
     passed = [end for end in config.at if end * clock.steps_per_epoch <= step]
     drops = len(passed) if config.at else int(step // (config.every * clock.steps_per_epoch)) if config.every else 0
     warm = min(1.0, (step + 1) / (config.warmup * clock.steps_per_epoch)) if config.warmup else 1.0
+    if config.cosine:
+        begins, ends = first + config.warmup, clock.epochs
+        way = (clock.epochs_passed - begins) / max(ends - begins, 1e-9)
+        warm *= (1 + cos(pi * min(1.0, max(0.0, way)))) / 2
     return float(warm * config.factor**drops)
 
 

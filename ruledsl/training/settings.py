@@ -23,7 +23,7 @@ def read_config(
 ) -> Config:
     """The configuration of a TOML file, changed by `a.b=value` settings and by flags given as nested mappings.
 
-    preset  what all of this changes, by its name
+    preset  what all of this changes, by its name; left out, `default`
 
     Flags that are None are left out. Where the rule is known, what `rules` says of it goes over the rest, but for what
     is given after it: a file's settings go over those that a preset has for a rule. Raises UserError that names every
@@ -35,8 +35,8 @@ def read_config(
     origins += [_Origin(f"--set '{each}': ", parse_setting(each)) for each in settings]
     if path:
         origins.insert(0, _Origin(f"{path}:", values, text))
-    if preset:
-        origins.insert(0, _Origin(f"the preset {preset}, line ", presets.values(preset), presets.text(preset)))
+    preset = preset or "default"
+    origins.insert(0, _Origin(f"the preset {preset}, line ", presets.values(preset), presets.text(preset)))
     values = {}
     for origin in origins:
         for own in values.get("rules", {}).values():
@@ -190,7 +190,9 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 def _forget(values: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Take out what is given elsewhere."""
+    """Take out what is given elsewhere; of something that has a name, all where that is given."""
+    if "name" in given:
+        values.clear()
     for name in values.keys() & given.keys():
         if isinstance(values[name], dict) and isinstance(given[name], Mapping):
             _forget(values[name], given[name])
