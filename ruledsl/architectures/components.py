@@ -81,8 +81,7 @@ class Pool(Operation):
         expect("pool", shape, 3, "an image")
         extra = self.stride - 1 if self.ceil else 0
         height, width = (
-            windows("pool", shape, size + 2 * self.padding + extra, self.kernel, self.stride, 1)
-            for size in shape[1:]
+            windows("pool", shape, size + 2 * self.padding + extra, self.kernel, self.stride, 1) for size in shape[1:]
         )
         return shape[0], height, width
 

@@ -9,6 +9,7 @@ from ruledsl.architectures.weighted import Dense, Norm, Operation, Shape, expect
 from ruledsl.errors import UserError
 
 SEQUENCE = "a sequence (put Positions before it)"
+EPSILON = 1e-6  # of layer normalisation, as in the transformers of images
 
 
 @dataclass(frozen=True)
