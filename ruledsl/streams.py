@@ -120,3 +120,10 @@ def first_weights(kernels: Mapping[str, Kernel], seed: int) -> Iterator[tuple[st
     """(path, W, b) of every weight layer of a network, `kernels` by path: see `Architecture.kernels`."""
     for path, kernel in kernels.items():
         yield path, *forward_weights(kernel, Streams(seed, path))
+
+
+def first_embeddings(shapes: Mapping[str, Shape], seed: int) -> Iterator[tuple[str, Floats]]:
+    """(path, value) of the parameters that belong to no layer, normal with a deviation of 0.02 (Touvron et al. 2021,
+    Dosovitskiy et al. 2021); `shapes` by path: see `Architecture.embeddings`."""
+    for path, shape in shapes.items():
+        yield path, 0.02 * Streams(seed, path).of("value").normal(shape)

@@ -14,16 +14,16 @@ from ruledsl.assembly import Assembly, Facts, Part, assemble, part_of
 from ruledsl.choices import Choices, follow, output_layers
 from ruledsl.errors import UserError
 from ruledsl.program import TASK, Program
-from ruledsl.streams import Streams, first_weights
+from ruledsl.streams import Streams, first_embeddings, first_weights
 from ruledsl.training.config import OptimizerConfig
 from ruledsl.training.connections import connections
 from ruledsl_jax import movers
 from ruledsl_jax.host import host_streams
 from ruledsl_jax.layouts import kernel_to_jax
-from ruledsl_jax.learning import Averages, Carry, Gains, Learner, Plain
+from ruledsl_jax.learning import Averages, Carry, Embedding, Gains, Learner, Plain
 from ruledsl_jax.linear import Dense
 from ruledsl_jax.movers import Make, Mover, Target
-from ruledsl_jax.networks import ACTIVATIONS, linear_maps, norms
+from ruledsl_jax.networks import ACTIVATIONS, layer_norms, linear_maps, norms
 from ruledsl_jax.optimization import factory
 from ruledsl_jax.randomness import key_for
 from ruledsl_jax.taught import Taught, call
@@ -146,6 +146,10 @@ def _targets(
             yield (place.path, name), optimizer, frozenset(some), not own_decay
     for path, (_, affine) in norms(architecture).items():
         yield from (((path, name), TASK, frozenset({TASK}), True) for name in Gains._fields if affine)
+    for path in layer_norms(architecture):
+        yield from (((path, name), TASK, frozenset({TASK}), True) for name in Gains._fields)
+    for path in architecture.embeddings():
+        yield (path, "value"), TASK, frozenset({TASK}), True
 
 
 def _there(layer: Taught, name: str, bias: bool) -> bool:
@@ -205,6 +209,10 @@ def first(taken: Taken, seed: int) -> tuple[Carry, dict[str, Any]]:
         averages[path] = Averages(_full(channels, 0), _full(channels, 1))
         if affine:
             params[path] = Gains(_full(channels, 1), _full(channels, 0))
+    for path, units in layer_norms(learner.architecture).items():
+        params[path] = Gains(_full(units, 1), _full(units, 0))
+    for path, value in first_embeddings(learner.architecture.embeddings(), seed):
+        params[path] = Embedding(value.astype(np.float32))
     keys = {path: key_for(seed, path) for path in ("", *learner.layers)}
     moving = {mover.name: key_for(seed, "optimizer", mover.name) for mover in learner.movers}
     return Carry(params, state, kept, averages, learner.at_rest(params, moving), np.array(True)), keys

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ruledsl.architectures import Architecture
+from ruledsl.architectures.sequences import EPSILON as LAYER_EPSILON
 from ruledsl.program import TASK, Program
 from ruledsl_jax import networks
 from ruledsl_jax.linear import Linear
@@ -40,6 +41,12 @@ class Gains(NamedTuple):
     shift: Array
 
 
+class Embedding(NamedTuple):
+    """A parameter that belongs neither to a weight layer nor to a normalisation: [positions, units]."""
+
+    value: Array
+
+
 class Averages(NamedTuple):
     """What a batch normalisation has seen on the average: [channels] each."""
 
@@ -50,7 +57,7 @@ class Averages(NamedTuple):
 class Carry(NamedTuple):
     """Everything that changes while a network learns; dictionaries by path.
 
-    params      Params of the rules' modules, `Plain` of layers without a rule, `Gains`
+    params      Params of the rules' modules, `Plain` of layers without a rule, `Gains`, `Embedding`
     state       State of the rules' modules
     kept        what constraints keep of each layer, one after the other
     averages    of batch normalisations
@@ -413,6 +420,14 @@ class _Training:
         )
         return _normalised(v, mean, var, self.params.get(path))
 
+    def layer_norm(self, path: str, v: Array) -> Array:
+        """Layer normalisation over the last axis."""
+        return _normalised_by_position(v, self.params[path])
+
+    def embedding(self, path: str) -> Array:
+        """Its value."""
+        return self.params[path].value  # type: ignore[no-any-return]
+
     def dropout(self, path: str, p: float, v: Array) -> Array:
         """v, of which a share p is zero."""
         key = named(self.step.key(""), path, self.phase)
@@ -433,6 +448,12 @@ class Use:
     def norm(self, path: str, v: Array) -> Array:
         return _normalised(v, *self.carry.averages[path], self.carry.params.get(path))
 
+    def layer_norm(self, path: str, v: Array) -> Array:
+        return _normalised_by_position(v, self.carry.params[path])
+
+    def embedding(self, path: str) -> Array:
+        return self.carry.params[path].value  # type: ignore[no-any-return]
+
     def dropout(self, path: str, p: float, v: Array) -> Array:
         return v
 
@@ -440,6 +461,12 @@ class Use:
 def _normalised(v: Array, mean: Array, var: Array, gains: Gains | None) -> Array:
     factor = jax.lax.rsqrt(var + EPSILON)
     return (v - mean) * factor if gains is None else (v - mean) * (factor * gains.gain) + gains.shift
+
+
+def _normalised_by_position(v: Array, gains: Gains) -> Array:
+    mean = v.mean(-1, keepdims=True)
+    var = jnp.square(v - mean).mean(-1, keepdims=True)
+    return (v - mean) * jax.lax.rsqrt(var + LAYER_EPSILON) * gains.gain + gains.shift
 
 
 def _alike(new: Any, old: Any) -> Any:

@@ -1,5 +1,7 @@
 """Networks that `ruledsl.architectures` describes, as pure functions of images [batch, height, width, channels].
 
+Sequences are [batch, positions, units].
+
 What a layer with numbers of its own computes is asked of the caller, by the layer's path: `block1_1.conv2`, and
 `block1_1.conv2_norm` for its normalisation.
 """
@@ -17,16 +19,24 @@ from jax import Array
 from ruledsl.architectures import ActivationKind, Architecture, Layer, Shape
 from ruledsl.architectures.components import (
     Activation,
+    Attention,
     BatchNorm,
+    ClassToken,
     Conv,
     Dense,
     Dropout,
+    FirstPosition,
     Flatten,
     GlobalAveragePool,
+    LayerNorm,
+    MeanPosition,
     Norm,
     Pad,
     Pool,
+    PositionEmbedding,
+    Positions,
     Residual,
+    Subsample,
 )
 from ruledsl_jax import linear
 from ruledsl_jax.pooling import pooled
@@ -52,6 +62,12 @@ class Parts(Protocol):
     def norm(self, path: str, v: Array) -> Array:
         """Batch normalisation over all axes but the last."""
 
+    def layer_norm(self, path: str, v: Array) -> Array:
+        """Normalisation over the last axis."""
+
+    def embedding(self, path: str) -> Array:
+        """A parameter [positions, units] that belongs to no weight layer."""
+
     def dropout(self, path: str, p: float, v: Array) -> Array:
         """v, with dropout in training."""
 
@@ -67,13 +83,18 @@ def linear_maps(architecture: Architecture) -> dict[str, linear.Linear]:
 
 
 def norms(architecture: Architecture) -> dict[str, tuple[int, bool]]:
-    """By path, the channels of every normalisation, and whether it has a gain and a shift."""
+    """By path, the channels of every batch normalisation, and whether it has a gain and a shift."""
     return dict(_norms(architecture.layers, architecture.input_shape, ""))
+
+
+def layer_norms(architecture: Architecture) -> dict[str, int]:
+    """By path, the units of every layer normalisation."""
+    return {p.path: p.input_shape[-1] for p in architecture.places() if isinstance(p.layer, LayerNorm)}
 
 
 def _map(layer: Layer, shape: Shape) -> linear.Linear:
     if isinstance(layer, Dense):
-        return linear.Dense(shape[0], layer.units)
+        return linear.Dense(shape[-1], layer.units)
     assert isinstance(layer, Conv)
     own = layer.padded(shape)[1]
     sizes = (shape[0], layer.channels, layer.kernel_size, layer.seen_shape(shape)[1:])
@@ -124,6 +145,15 @@ def _over(layer: Layer, shape: Shape, prefix: str, parts: Parts, x: Array) -> Ar
             return _activated(layer.activation, layer.norm, f"{inside}sum", parts, body + shortcut)
         case BatchNorm():
             return parts.norm(prefix + layer.name, x)
+        case LayerNorm():
+            return parts.layer_norm(prefix + layer.name, x)
+        case Attention():
+            return _attended(layer, shape, f"{prefix}{layer.name}.", parts, x)
+        case ClassToken():
+            token = parts.embedding(prefix + layer.name)
+            return jnp.concatenate((jnp.broadcast_to(token, (len(x), *token.shape)), x), axis=1)
+        case PositionEmbedding():
+            return x + parts.embedding(prefix + layer.name)
         case Dropout():
             return parts.dropout(prefix, layer.p, x)
         case Pool():
@@ -132,10 +162,28 @@ def _over(layer: Layer, shape: Shape, prefix: str, parts: Parts, x: Array) -> Ar
             return x.mean((1, 2))
         case Pad():
             return _padded(x, layer.top, layer.bottom, layer.left, layer.right)
+        case Subsample():
+            more = layer.channels - shape[0]
+            return jnp.pad(x[:, :: layer.stride, :: layer.stride], ((0, 0), (0, 0), (0, 0), (0, more)))
+        case Positions():
+            return x.reshape(len(x), -1, x.shape[-1])
+        case FirstPosition():
+            return x[:, 0]
+        case MeanPosition():
+            return x.mean(1)
         case Flatten():
             return channel_by_channel(x)
         case Activation():
             return ACTIVATIONS[layer.kind](x)
+
+
+def _attended(layer: Attention, shape: Shape, inside: str, parts: Parts, x: Array) -> Array:
+    """[batch, positions, units] to the same."""
+    q, k, v = (
+        parts.linear(inside + own.name, x).reshape(*x.shape[:2], layer.heads, -1) for own in layer.projections(shape)
+    )
+    brought = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
+    return parts.linear(inside + layer.out(shape).name, brought)
 
 
 def channel_by_channel(x: Array) -> Array:

@@ -13,18 +13,27 @@ from torch.nn import functional
 from ruledsl.architectures import ActivationKind, Architecture, Layer, Shape
 from ruledsl.architectures.components import (
     Activation,
+    Attention,
     BatchNorm,
+    ClassToken,
     Conv,
     Dense,
     Dropout,
+    FirstPosition,
     Flatten,
     GlobalAveragePool,
+    LayerNorm,
+    MeanPosition,
     Norm,
     Pad,
     Pool,
+    PositionEmbedding,
+    Positions,
     Residual,
+    Subsample,
 )
-from ruledsl.streams import first_weights
+from ruledsl.architectures.sequences import EPSILON
+from ruledsl.streams import first_embeddings, first_weights
 
 ACTIVATIONS: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -68,6 +77,48 @@ class Block(nn.Module):
         return _run(self, self.after, _run(self, self.body, x) + _run(self, self.way_around, x))
 
 
+class Heads(nn.Module):
+    """Attention over the positions of a sequence, its maps weight layers: [batch, positions, units] to the same."""
+
+    def __init__(self, attention: Attention, shape: Shape) -> None:
+        super().__init__()
+        self.heads = attention.heads
+        for layer in attention.inside(shape):
+            self.add_module(layer.name, nn.Linear(shape[-1], layer.units, layer.bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self._apart(layer(x)) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        brought = functional.scaled_dot_product_attention(q, k, v)
+        joined: Tensor = self.out_proj(brought.transpose(1, 2).flatten(2))
+        return joined
+
+    def _apart(self, v: Tensor) -> Tensor:
+        """[batch, positions, units] -> [batch, heads, positions, units / heads]"""
+        return v.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+class Embedding(nn.Module):
+    """A learnt parameter `value` [positions, units] that belongs to no weight layer."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.empty(shape))
+
+
+class Token(Embedding):
+    """Its value comes before all positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((self.value.expand(len(x), -1, -1), x), 1)
+
+
+class Added(Embedding):
+    """Its value is added."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.value
+
+
 def build(architecture: Architecture, seed: int = 0) -> Network:
     """The network, with the first W and b that follow from a seed, in every backend alike."""
     net = Network(architecture)
@@ -77,6 +128,9 @@ def build(architecture: Architecture, seed: int = 0) -> Network:
             layer.weight.copy_(torch.from_numpy(W))
             if b is not None:
                 layer.bias.copy_(torch.from_numpy(b))
+        for path, value in first_embeddings(architecture.embeddings(), seed):
+            embedding: Any = net.get_submodule(path)
+            embedding.value.copy_(torch.from_numpy(value))
     return net
 
 
@@ -98,7 +152,7 @@ def _add(module: nn.Module, layers: tuple[Layer, ...], shape: Shape) -> list[Ste
     for index, layer in enumerate(layers):
         match layer:
             case Dense():
-                _add_named(module, steps, layer.name, nn.Linear(shape[0], layer.units, layer.bias))
+                _add_named(module, steps, layer.name, nn.Linear(shape[-1], layer.units, layer.bias))
                 _add_activation(module, steps, layer.name, layer.activation, layer.norm, layer.output_shape(shape))
             case Conv():
                 _add_conv(module, steps, layer, shape)
@@ -107,15 +161,26 @@ def _add(module: nn.Module, layers: tuple[Layer, ...], shape: Shape) -> list[Ste
                 _add_named(module, steps, layer.name, Block(layer, shape))
             case BatchNorm():
                 _add_named(module, steps, layer.name, _batch_norm(shape, layer.affine))
+            case LayerNorm():
+                _add_named(module, steps, layer.name, nn.LayerNorm(shape[-1], eps=EPSILON))
+            case Attention():
+                _add_named(module, steps, layer.name, Heads(layer, shape))
+            case ClassToken():
+                _add_named(module, steps, layer.name, Token(layer.embedding_shape(shape)))
+            case PositionEmbedding():
+                _add_named(module, steps, layer.name, Added(layer.embedding_shape(shape)))
             case Dropout():
                 _add_named(module, steps, f"dropout{index}", nn.Dropout(layer.p))
             case _:
-                steps.append(_without_state(layer))
+                steps.append(_without_state(layer, shape))
         shape = layer.output_shape(shape)
     return steps
 
 
-def _without_state(layer: Pool | GlobalAveragePool | Pad | Flatten | Activation) -> Callable[[Tensor], Tensor]:
+def _without_state(
+    layer: Pool | GlobalAveragePool | Pad | Subsample | Flatten | Activation | Positions | FirstPosition | MeanPosition,
+    shape: Shape,
+) -> Callable[[Tensor], Tensor]:
     match layer:
         case Pool(kind="max"):
             return partial(
@@ -138,10 +203,28 @@ def _without_state(layer: Pool | GlobalAveragePool | Pad | Flatten | Activation)
             return partial(torch.mean, dim=(2, 3))
         case Pad():
             return partial(functional.pad, pad=(layer.left, layer.right, layer.top, layer.bottom))
+        case Subsample():
+            return partial(_subsampled, stride=layer.stride, more=layer.channels - shape[0])
+        case Positions():
+            return _by_position
+        case FirstPosition():
+            return partial(torch.select, dim=1, index=0)
+        case MeanPosition():
+            return partial(torch.mean, dim=1)
         case Flatten():
             return partial(torch.flatten, start_dim=1)
         case Activation():
             return ACTIVATIONS[layer.kind]
+
+
+def _subsampled(x: Tensor, stride: int, more: int) -> Tensor:
+    """Every `stride`-th position, and channels of zeros behind those that there are."""
+    return functional.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, more))
+
+
+def _by_position(x: Tensor) -> Tensor:
+    """[batch, channels, height, width] -> [batch, positions, channels]"""
+    return x.flatten(2).transpose(1, 2)
 
 
 def _add_conv(module: nn.Module, steps: list[Step], layer: Conv, shape: Shape) -> None:

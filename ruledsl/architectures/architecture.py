@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 from ruledsl.architectures.components import (
     ActivationKind,
-    Conv,
-    Dense,
+    Attention,
+    Embedding,
     Layer,
     Residual,
     Shape,
     Weighted,
     chain,
-    count,
 )
 from ruledsl.errors import UserError
 from ruledsl.streams import Kernel
@@ -28,6 +27,16 @@ class Place:
     layer: Layer
     input_shape: Shape
     output_shape: Shape
+
+    @property
+    def parameters(self) -> int:
+        """Its own: weights, biases, gains and shifts; those of layers inside it are theirs."""
+        return self.layer.parameter_count(self.input_shape)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Its own, of one example: synapses times positions, and the products of an attention."""
+        return self.layer.multiply_adds(self.input_shape)
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ class Architecture:
             raise UserError(
                 f"{self.name} ends in the shape {end}, not in one number for each of {self.classes} classes"
             )
-        paths = [place.path for place in self.weight_layers()]
+        paths = [place.path for place in self.places() if hasattr(place.layer, "name")]
         if len(set(paths)) < len(paths):
             raise UserError(f"{self.name} has two layers of the same name: {', '.join(paths)}")
 
@@ -70,17 +79,31 @@ class Architecture:
             p.path: p.layer.forward_kernel(p.input_shape) for p in self.weight_layers() if isinstance(p.layer, Weighted)
         }
 
+    def embeddings(self) -> dict[str, Shape]:
+        """By path, the shapes of the parameters that belong neither to a weight layer nor to a normalisation."""
+        return {
+            place.path: place.layer.embedding_shape(place.input_shape)
+            for place in self.places()
+            if isinstance(place.layer, Embedding)
+        }
+
     def parameter_count(self) -> int:
-        """How many numbers the network learns: weights, biases, gains and shifts."""
-        return count(self.layers, self.input_shape)
+        """How many numbers the network learns: weights, biases, gains, shifts and embeddings."""
+        return sum(place.parameters for place in self.places())
+
+    def multiply_adds(self) -> int:
+        """Of one example: those of its weight layers, and the products of attentions."""
+        return sum(place.multiply_adds for place in self.places())
 
 
 def _walk(layers: tuple[Layer, ...], shape: Shape, prefix: str) -> Iterator[Place]:
     for layer in layers:
         end = layer.output_shape(shape)
-        name = layer.name if isinstance(layer, Dense | Conv | Residual) else type(layer).__name__.lower()
-        yield Place(prefix + name, layer, shape, end)
+        path = prefix + getattr(layer, "name", type(layer).__name__.lower())
+        yield Place(path, layer, shape, end)
         if isinstance(layer, Residual):
-            yield from _walk(layer.body, shape, f"{prefix}{name}.")
-            yield from _walk(layer.shortcut, shape, f"{prefix}{name}.")
+            yield from _walk(layer.body, shape, f"{path}.")
+            yield from _walk(layer.shortcut, shape, f"{path}.")
+        elif isinstance(layer, Attention):
+            yield from _walk(tuple(layer.inside(shape)), shape, f"{path}.")
         shape = end

@@ -1,8 +1,8 @@
-"""The small convolutional networks of the papers, and two for quick trials.
+"""The convolutional networks of the papers without shortcuts, and three for quick trials.
 
-Moskovitz, Litwin-Kumar & Abbott 2018, Table 2, with the dropout of section 7.1. The paper gives no padding;
-`same` in TensorFlow's convention is what makes the sizes agree with those that it states (8 x 8 before the last
-average). Liao, Leibo & Poggio 2015, Table 1, whose caption gives the padding.
+Moskovitz, Litwin-Kumar & Abbott 2018, Tables 2 and 3, with the dropout of section 7.1. The paper gives no padding;
+`same` in TensorFlow's convention is what makes the sizes agree with those that it states (8 x 8 and 4 x 4 before the
+last average). Liao, Leibo & Poggio 2015, Table 1, whose caption gives the padding.
 """
 
 from __future__ import annotations
@@ -43,6 +43,17 @@ def digits_lenet(classes: int, *, activation: ActivationKind = "relu") -> Layers
         Dense("fc1", 64, activation),
         Dense("fc2", classes),
     )
+
+
+def cnn(
+    classes: int, *, widths: tuple[int, ...] = (64, 128, 256), depth: int = 2, activation: ActivationKind = "relu"
+) -> Layers:
+    """Stages of `depth` 3 x 3 convolutions, each followed by a maximum that halves the image; no normalisation."""
+    layers: list[Layer] = []
+    for stage, width in enumerate(widths, start=1):
+        layers += (Conv(f"conv{stage}_{index}", width, 3, activation, padding=1) for index in range(1, depth + 1))
+        layers.append(MAX_2)
+    return (*layers, GlobalAveragePool(), Dense("fc1", classes))
 
 
 def moskovitz_mnist(classes: int, *, dropout: float = 0.5) -> Layers:
@@ -90,6 +101,39 @@ def moskovitz_cifar10_2(classes: int, *, input_dropout: float = 0.2, dropout: fl
         Dropout(dropout),
         Conv("conv7", 192, 3, "relu", padding="same"),
         Conv("conv8", 192, 1, "relu", padding="same"),
+        Conv("conv9", classes, 1, "relu", padding="same"),
+        GlobalAveragePool(),
+    )
+
+
+def moskovitz_imagenet_1(classes: int) -> Layers:
+    """Moskovitz et al. 2018, Table 3, ImageNet Model 1; no dropout is stated for it."""
+    return (
+        Conv("conv1", 192, 9, "relu", stride=2, padding="same"),
+        Pool("max", 2, 2, ceil=True),
+        Conv("conv2", 192, 5, "relu", stride=2, padding="same"),
+        Pool("max", 2, 2, ceil=True),
+        Flatten(),
+        Dense("fc1", 512, "relu"),
+        Dense("fc2", 512, "relu"),
+        Dense("fc3", classes),
+    )
+
+
+def moskovitz_imagenet_2(classes: int) -> Layers:
+    """Moskovitz et al. 2018, Table 3, ImageNet Model 2: all convolutions; no dropout is stated for it.
+
+    The last convolution has a ReLU, as the table says, before the average that gives the logits.
+    """
+    return (
+        Conv("conv1", 192, 9, "relu", stride=4, padding="same"),
+        Conv("conv2", 192, 3, "relu", stride=2, padding="same"),
+        Conv("conv3", 192, 3, "relu", stride=3, padding="same"),
+        Conv("conv4", 256, 5, "relu", stride=2, padding="same"),
+        Conv("conv5", 256, 3, "relu", padding="same"),
+        Conv("conv6", 256, 3, "relu", stride=2, padding="same"),
+        Conv("conv7", 512, 3, "relu", padding="same"),
+        Conv("conv8", 512, 1, "relu", padding="same"),
         Conv("conv9", classes, 1, "relu", padding="same"),
         GlobalAveragePool(),
     )

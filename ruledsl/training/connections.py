@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ruledsl.architectures import Architecture, Layer, Shape
-from ruledsl.architectures.components import BatchNorm, Conv, Residual, Weighted, chain
+from ruledsl.architectures.components import Attention, BatchNorm, Conv, Embedding, LayerNorm, Residual, Weighted, chain
 from ruledsl.assembly import Trace, Traced
 
 
@@ -58,4 +58,9 @@ class _Walk:
             inside = f"{prefix}{layer.name}."
             ways = [self.through(part, shape, inside, reach) for part in (layer.body, layer.shortcut)]
             return ways[0] | ways[1]
-        return _Reach(reach.above, reach.last, reach.learns or (isinstance(layer, BatchNorm) and layer.affine))
+        if isinstance(layer, Attention):
+            inside = f"{prefix}{layer.name}."
+            q, k, v = (self.over(part, shape, inside, reach) for part in layer.projections(shape))
+            return self.over(layer.out(shape), shape, inside, q | k | v)
+        learns = isinstance(layer, LayerNorm | Embedding) or (isinstance(layer, BatchNorm) and layer.affine)
+        return _Reach(reach.above, reach.last, reach.learns or learns)
