@@ -32,15 +32,15 @@ def mlp(
     return (Flatten(), *layers, Dense(f"fc{len(hidden) + 1}", classes, bias=bias))
 
 
-def digits_lenet(classes: int, *, activation: ActivationKind = "relu") -> Layers:
+def digits_lenet(classes: int, *, activation: ActivationKind = "relu", norm: Norm | None = None) -> Layers:
     """A LeNet for 8 x 8 images."""
     return (
-        Conv("conv1", 16, 3, activation, padding=1),
+        Conv("conv1", 16, 3, activation, padding=1, norm=norm),
         MAX_2,
-        Conv("conv2", 32, 3, activation, padding=1),
+        Conv("conv2", 32, 3, activation, padding=1, norm=norm),
         MAX_2,
         Flatten(),
-        Dense("fc1", 64, activation),
+        Dense("fc1", 64, activation, norm=norm),
         Dense("fc2", classes),
     )
 
