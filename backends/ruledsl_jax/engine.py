@@ -27,6 +27,7 @@ from ruledsl_jax.layouts import activity_to_jax
 from ruledsl_jax.learners import first, learner_of
 from ruledsl_jax.learning import Carry, Learner, Numbers, Use
 from ruledsl_jax.linear import Convolution
+from ruledsl_jax.losses import losses
 from ruledsl_jax.programs import Images, Programs, Told
 
 State = dict[str, NDArray[Any]]
@@ -58,7 +59,7 @@ class Engine:
         size = config.data.batch_size
         self.mesh, note = mesh_of(config.device, config.devices, config.threads, size)
         optimizers = {TASK: config.optimizer, **config.optimizers}
-        taken = learner_of(architecture, rule, output, layers, constraints, optimizers, size)
+        taken = learner_of(architecture, rule, output, layers, constraints, optimizers, config)
         self.learner = taken.learner
         self.schedule = next((p.program.schedule for p in taken.parts if p.program.schedule != Schedule()), Schedule())
         self.changing = config.schedules
@@ -328,8 +329,9 @@ def _scorer(learner: Learner) -> Any:
         there = rows < len(data.labels)
         images, labels = (each.at[rows].get(mode="clip") for each in data)
         logits = learner.logits(carry, images)
-        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
-        return jnp.sum(losses, where=there), jnp.sum(logits.argmax(1) != labels, where=there)
+        return jnp.sum(losses(learner.loss.plain, logits, labels), where=there), jnp.sum(
+            logits.argmax(1) != labels, where=there
+        )
 
     return score
 

@@ -15,8 +15,9 @@ from ruledsl.choices import Choices, follow, output_layers
 from ruledsl.errors import UserError
 from ruledsl.program import TASK, Program
 from ruledsl.streams import Streams, first_embeddings, first_weights
-from ruledsl.training.config import OptimizerConfig
+from ruledsl.training.config import Config, OptimizerConfig
 from ruledsl.training.connections import connections
+from ruledsl.training.freezing import frozen_layers
 from ruledsl_jax import movers
 from ruledsl_jax.host import host_streams
 from ruledsl_jax.layouts import kernel_to_jax
@@ -52,16 +53,22 @@ def learner_of(
     layers: Mapping[str, Program | None],
     constraints: Sequence[Program],
     optimizers: Mapping[str, OptimizerConfig],
-    batch_size: int,
+    config: Config,
 ) -> Taken:
     """The same learner for runs that differ in numbers alone. Raises UserError where network and rules don't fit."""
     maps = linear_maps(architecture)
     if rule is None and (constraints or layers):
         what = "constraints" if constraints else "rules for single layers"
         raise UserError(f"{what} need a rule for the network", "rule = backprop learns what autograd learns")
+    batch_size = config.data.batch_size
     assembly = _assembly(architecture, maps, rule, output, layers, constraints, batch_size)
     parts = tuple({id(place.part): place.part for place in assembly.places.values()}.values())
-    key = _key(architecture, assembly, parts, optimizers)
+    drives = any(f.role == "drive" for part in parts for f in part.program.functions)
+    if drives and config.data.batch_size_after:
+        raise UserError("a phase that draws its own input needs batches of one size", "leave out data.batch_size_after")
+    frozen = frozen_layers(architecture, config.frozen)
+    narrow = config.precision == "bfloat16"
+    key = f"{_key(architecture, assembly, parts, optimizers)} {config.loss!r} {sorted(frozen)} {narrow}"
     if key not in _LEARNERS:
         sends = {path: met.sends for path, met in connections(architecture, batch_size).layers.items()}
         taught = {
@@ -71,8 +78,9 @@ def learner_of(
         rule_of = {path: numbered.index(id(place.part)) for path, place in assembly.places.items()}
         own = next((index for index, part in enumerate(parts) if part.program is rule), 0)
         added = tuple(part.program for part in assembly.constraints)
-        moved = tuple(_movers(architecture, taught, optimizers))
-        _LEARNERS[key] = Learner(architecture, taught, rule_of, maps, added, moved, own)
+        moved = tuple(_movers(architecture, taught, optimizers, frozen))
+        clips = {name: one.clip for name, one in optimizers.items() if one.clip is not None}
+        _LEARNERS[key] = Learner(architecture, taught, rule_of, maps, added, moved, own, config.loss, clips, narrow)
     return Taken(_LEARNERS[key], parts, assembly.constraints, optimizers)
 
 
@@ -117,10 +125,15 @@ def _key(
 
 
 def _movers(
-    architecture: Architecture, layers: Mapping[str, Taught], optimizers: Mapping[str, OptimizerConfig]
+    architecture: Architecture,
+    layers: Mapping[str, Taught],
+    optimizers: Mapping[str, OptimizerConfig],
+    frozen: frozenset[str],
 ) -> Iterator[Mover]:
     groups: dict[tuple[str, frozenset[str], bool], list[Target]] = {}
     for target, optimizer, phases, decays in _targets(architecture, layers):
+        if target[0] in frozen:
+            continue
         groups.setdefault((optimizer, phases, decays), []).append(target)
     for index, ((optimizer, phases, decays), targets) in enumerate(groups.items()):
         make = _maker(optimizers[optimizer], decays)

@@ -18,12 +18,15 @@ from jax import Array
 from ruledsl.architectures import Architecture
 from ruledsl.architectures.sequences import EPSILON as LAYER_EPSILON
 from ruledsl.program import TASK, Program
+from ruledsl.training.config import LossConfig
 from ruledsl_jax import networks
 from ruledsl_jax.linear import Linear
+from ruledsl_jax.losses import losses
 from ruledsl_jax.movers import Mover
 from ruledsl_jax.randomness import named
 from ruledsl_jax.taught import Taught, call
 
+TINY = 1e-30
 MOMENTUM, EPSILON = 0.1, 1e-5  # of batch normalisation, as in PyTorch
 
 
@@ -117,6 +120,9 @@ class Learner:
     constraints  what holds after each step, in this order
     movers       the optimizers' parts, in the order in which they move
     own          the number of the network's own rule, whose parameters may change
+    loss         what is made small
+    clips        by optimizer, the largest norm of its pseudo-gradients
+    narrow       whether activity and errors are bfloat16
     """
 
     architecture: Architecture
@@ -126,6 +132,9 @@ class Learner:
     constraints: tuple[Program, ...]
     movers: tuple[Mover, ...]
     own: int = 0
+    loss: LossConfig = field(default_factory=LossConfig)
+    clips: Mapping[str, float] = field(default_factory=dict)
+    narrow: bool = False
 
     @property
     def classes(self) -> int:
@@ -239,12 +248,12 @@ class _Step:
         return jax.tree.map(partial(jnp.where, self.carry.fine), new, old)
 
     def loss(self, phase: str, learnt: tuple[Any, Any, Any]) -> tuple[Array, _Left]:
-        """The mean cross-entropy of the batch in a phase, and what the pass leaves behind."""
+        """The mean loss of the batch in a phase, and what the pass leaves behind."""
         run = _Training(self, phase, *learnt)
         logits = run.logits(self.images)
-        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), self.labels[:, None], axis=1)
         wrong = jnp.sum(logits.argmax(1) != self.labels)
-        return -chosen.mean(), _Left(wrong, run.averages, run.gradients, run.stored)
+        loss = losses(self.learner.loss, logits, self.labels).mean()
+        return loss, _Left(wrong, run.averages, run.gradients, run.stored)
 
     def gradients(self, phase: str, params: dict[str, Any], state: Any, beside: dict[str, Any]) -> Gradients:
         """The pseudo-gradients of a pass in which errors travelled, and the gradients of what follows no rule."""
@@ -324,9 +333,20 @@ class _Step:
             state = self.fine(_alike(state, held["state"]), held["state"])
             self.carry = self.carry._replace(state={**self.carry.state, path: state})
 
+    def clipped(self, gradients: Gradients) -> Gradients:
+        """Those of an optimizer that has a limit, scaled down to it."""
+        clipped = dict(gradients)
+        for optimizer, limit in self.learner.clips.items():
+            mine = {key: value for key, value in gradients.items() if key[0] == optimizer}
+            norm = jnp.sqrt(sum((jnp.square(value).sum() for value in mine.values()), jnp.zeros(())))
+            factor = jnp.minimum(1.0, limit / jnp.maximum(norm, TINY))
+            clipped |= {key: factor * value for key, value in mine.items()}
+        return clipped
+
     def move(self, phase: str, gradients: Gradients) -> None:
         """One step of every optimizer that has a pseudo-gradient in a phase."""
         params, movers = dict(self.carry.params), dict(self.carry.movers)
+        gradients = self.clipped(gradients)
         for mover in self.learner.movers:
             if phase in mover.phases:
                 rate = self.numbers.rates[mover.optimizer] * self.moment.factor
@@ -351,7 +371,7 @@ class _Training:
 
     def __init__(self, step: _Step, phase: str, params: Any, state: Any, beside: Any) -> None:
         self.step, self.learner, self.phase = step, step.learner, phase
-        self.params, self.state, self.beside = params, state, beside
+        self.params, self.state, self.beside = (self.narrow(tree) for tree in (params, state, beside))
         self.averages = dict(step.carry.averages)
         self.gradients: Gradients = {}
         self.stored: dict[str, tuple[Any, Any]] = {}
@@ -360,11 +380,18 @@ class _Training:
 
     def logits(self, images: Array) -> Array:
         """The network's output, with the zeros that bring the error there to the layers that read it."""
-        logits = networks.forward(self.learner.architecture, self, images)
-        return logits if self.zero is None else logits + self.zero
+        logits = networks.forward(self.learner.architecture, self, self.narrow(images))
+        return (logits if self.zero is None else logits + self.zero).astype(jnp.float32)
+
+    def narrow(self, tree: Any) -> Any:
+        """Floats as they are computed with."""
+        if not self.learner.narrow:
+            return tree
+        return jax.tree.map(lambda v: v.astype(jnp.bfloat16) if jnp.issubdtype(v.dtype, jnp.floating) else v, tree)
 
     def linear(self, path: str, x: Array) -> Array:
         """u of a weight layer"""
+        x = self.narrow(x)
         layer = self.learner.layers.get(path)
         if layer is None:
             u = self.learner.maps[path].apply(self.params[path].W, x, self.params[path].b)
@@ -410,6 +437,7 @@ class _Training:
 
     def norm(self, path: str, v: Array) -> Array:
         """Batch normalisation over all axes but the last, which goes into the averages."""
+        v = v.astype(jnp.float32)
         axes = tuple(range(v.ndim - 1))
         mean = v.mean(axes)
         var = jnp.square(v - mean).mean(axes)

@@ -11,22 +11,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from ruledsl.architectures import Architecture
 from ruledsl.data import Batch, Split
 from ruledsl.errors import RuleWarning, UserError
-from ruledsl.program import TASK, Program, program_of
+from ruledsl.program import TASK, Program, Schedule, program_of
 from ruledsl.streams import number
 from ruledsl.training import probes
 from ruledsl.training.config import Config, OptimizerConfig
 from ruledsl.training.engine import Diverged, Score, Steps
+from ruledsl.training.freezing import frozen_layers
 from ruledsl.training.schedule import Clock
 from ruledsl_torch.conversion import convert
 from ruledsl_torch.layers import RuleLayer
+from ruledsl_torch.losses import mean_loss
 from ruledsl_torch.network import NetworkState, observe
 from ruledsl_torch.networks import activations, build
 from ruledsl_torch.optimization import optimizer
+from ruledsl_torch.places import place_of
 from ruledsl_torch.routing import Optimizers, receivers
 from ruledsl_torch.rule_optimizer import RuleOptimizer
 from ruledsl_torch.steps import advance
@@ -47,22 +50,27 @@ class Engine:
         layers: Mapping[str, Program | None] = {},
     ) -> None:
         """See `ruledsl.training.engine.Engine.init`."""
-        if config.device not in (None, "cpu") or max(config.devices or 1, config.processes or 1) > 1:
-            raise UserError("`train` with PyTorch computes on one CPU", "leave out device, devices and processes")
-        self.leads = True
+        self.place = place_of(config)
+        self.leads = self.place.rank == 0
+        self.losses, self.narrow, self.seed = config.loss, config.precision == "bfloat16", config.seed
         self.notes: list[str] = []
         self.faster_together = False
         if config.threads:
             torch.set_num_threads(config.threads)
         self.architecture = architecture
-        self.net: nn.Module = build(architecture, config.seed)
-        torch.manual_seed(number(config.seed, "dropout"))
+        self.net: nn.Module = build(architecture, config.seed).to(self.place.device)
+        self._seed_noise()
         self.network: NetworkState | None = None
         if rule is not None:
             # Only phases that draw activity need to know how much of it.
             programs = (rule, output, *layers.values())
             drives = any(f.role == "drive" for program in programs if program for f in program.functions)
-            example = torch.zeros(config.data.batch_size if drives else 2, *architecture.input_shape)
+            if drives and config.data.batch_size_after:
+                raise UserError(
+                    "a phase that draws its own input needs batches of one size", "leave out data.batch_size_after"
+                )
+            size = config.data.batch_size // self.place.count if drives else 2
+            example = torch.zeros(size, *architecture.input_shape, device=self.place.device)
             with warnings.catch_warnings():  # the loss is as they want it
                 warnings.filterwarnings("ignore", ".* does not follow the scale of the loss", RuleWarning)
                 convert(
@@ -79,15 +87,25 @@ class Engine:
         elif constraints or layers:
             what = "constraints" if constraints else "rules for single layers"
             raise UserError(f"{what} need a rule for the network", "rule = backprop learns what autograd learns")
+        if config.channels_last:
+            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        frozen = frozen_layers(architecture, config.frozen)
+        for path, parameter in self.net.named_parameters():
+            parameter.requires_grad_(path.rpartition(".")[0] not in frozen)
         settings = {TASK: config.optimizer, **config.optimizers}
-        groups = receivers(self.network, self.net)
+        groups = _learning(receivers(self.network, self.net))
         self.optimizers = Optimizers(self.network, {name: _optimizer(settings[name], groups[name]) for name in groups})
+        self.optimizers.clips = {name: one.clip for name, one in settings.items() if one.clip is not None}
         for name, one in self.optimizers.items():
             if isinstance(one, RuleOptimizer):
                 one.draws = self._draws(config.seed, name)
         self.rates = {name: setting.lr for name, setting in settings.items()}
         self.changing = config.schedules
-        self.forward = torch.compile(self.net) if config.compile else self.net
+        self.forward: nn.Module = torch.compile(self.net) if config.compile else self.net  # type: ignore[assignment]
+        if self.place.count > 1:
+            phases = self.network is not None and self.network.schedule != Schedule()
+            self.forward = DistributedDataParallel(self.forward, find_unused_parameters=phases or bool(frozen))
 
     def steps(self, run: Steps) -> Iterator[Score | None]:
         """See `ruledsl.training.engine.Engine.steps`."""
@@ -96,7 +114,7 @@ class Engine:
 
     def step(self, batch: Batch, rates: float, clock: Clock) -> Score | None:
         """One step; `rates` is the factor on every learning rate."""
-        images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
+        images, labels = (self.place.share(value) for value in self._tensors(batch))
         self._set_rates(rates)
         self.step_number, self.drawn = clock.step, Counter[str]()
         network = self.network
@@ -105,13 +123,13 @@ class Engine:
         parameters = {name: schedule.at(clock.progress) for name, schedule in self.changing.items()}
         rate = rates * self.rates[TASK]
         self.optimizers.observe(epoch=clock.epoch, progress=clock.progress)
-        observe(self.net, target=labels, epoch=clock.epoch, progress=clock.progress, lr=rate, **parameters)
+        observe(self.forward, target=labels, epoch=clock.epoch, progress=clock.progress, lr=rate, **parameters)
         network.step, network.epoch = clock.step, clock.epochs_passed
         network.begin_step()
         score = None
         while network.step == clock.step:
             score = self._learn(images, labels) if network.sees_batch else score
-            advance(self.net)
+            advance(self.forward)
         return score
 
     def evaluate(self, split: Split, batch_size: int) -> Score:
@@ -120,11 +138,14 @@ class Engine:
         loss, wrong, count = 0.0, 0, 0
         with torch.no_grad():
             for batch in split.in_order(batch_size):
-                logits, labels = self.net(torch.from_numpy(batch.images)), torch.from_numpy(batch.labels)
-                score = _score(logits, labels, functional.cross_entropy(logits, labels, reduction="sum").item())
+                images, labels = self._tensors(batch)
+                with self._precision():
+                    logits = self.net(images)
+                logits = logits.float()
+                score = _score(logits, labels, len(labels) * mean_loss(self.losses.plain, logits, labels).item())
                 loss, wrong, count = loss + score.loss, wrong + score.wrong, count + score.images
         if not np.isfinite(loss):
-            raise Diverged(loss, self._where(torch.from_numpy(batch.images)))
+            raise Diverged(loss, self._where(images))
         return Score(loss / count, wrong, count)
 
     def probe(self) -> dict[str, float]:
@@ -144,7 +165,7 @@ class Engine:
 
     def agreed(self, number: float) -> float:
         """See `ruledsl.training.engine.Engine.agreed`."""
-        return number
+        return self.place.largest(number)
 
     def state(self) -> State:
         """See `ruledsl.training.engine.Engine.state`."""
@@ -155,6 +176,8 @@ class Engine:
                     if value is not None:
                         state[f"optimizer.{which}.{index}.{name}"] = _copy(torch.as_tensor(value))
         state["random"] = _copy(torch.get_rng_state())
+        if self.place.device.type == "cuda":
+            state["random_cuda"] = _copy(torch.cuda.get_rng_state(self.place.device))
         if self.network is not None:
             rule = self.network.state()
             state["rule.step"] = np.array(rule["step"])
@@ -172,6 +195,10 @@ class Engine:
                 values.setdefault(int(index), {})[name] = value
             one.load_state_dict({**one.state_dict(), "state": values})
         torch.set_rng_state(tensors["random"])
+        if "random_cuda" in tensors and self.place.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random_cuda"], self.place.device)
+        if self.place.count > 1:  # what was saved is that of one process
+            self._seed_noise(int(tensors.get("rule.step", torch.zeros(()))))
         if self.network is not None:
             self.network.load_state(
                 {
@@ -187,15 +214,37 @@ class Engine:
     def _learn(self, images: Tensor, labels: Tensor) -> Score:
         """One pass through the network, and what the optimizers make of it."""
         self.net.train()
-        logits = self.forward(images)
-        loss = functional.cross_entropy(logits, labels)
-        score = _score(logits, labels, loss.item())
+        with self._precision():
+            logits = self.forward(images)
+        logits = logits.float()
+        loss = mean_loss(self.losses, logits, labels)
+        score = self._joint(_score(logits, labels, loss.item()))
         if not np.isfinite(score.loss):
             raise Diverged(score.loss, self._where(images))
         self.optimizers.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizers.step()
         return score
+
+    def _seed_noise(self, *names: int) -> None:
+        """What dropout draws from, in each process its own."""
+        rank = (self.place.rank,) if self.place.rank else ()
+        torch.manual_seed(number(self.seed, "dropout", *rank, *names))
+
+    def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
+        layout = self.layout if images.dim() == 4 else torch.contiguous_format
+        return images.to(self.place.device, memory_format=layout), labels.to(self.place.device)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.narrow)
+
+    def _joint(self, score: Score) -> Score:
+        """Of the whole batch, of which this process has a share."""
+        if self.place.count == 1:
+            return score
+        loss, wrong, images = self.place.total(score.loss * score.images, score.wrong, score.images)
+        return Score(loss / images, int(wrong), int(images))
 
     def _draws(self, seed: int, optimizer: str) -> Callable[[Tensor, str], torch.Generator]:
         """By parameter and name, what an optimizer draws from: it follows from these, the step, and how often before
@@ -256,6 +305,15 @@ def _optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.o
             groups, config.lr, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay
         )
     return optimizer(groups, config.name, lr=config.lr, **config.parameters)
+
+
+def _learning(groups: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The groups of optimizers, without what does not learn."""
+    found = {
+        name: [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in some]
+        for name, some in groups.items()
+    }
+    return {name: kept for name, some in found.items() if (kept := [group for group in some if group["params"]])}
 
 
 def _score(logits: Tensor, labels: Tensor, loss: float) -> Score:

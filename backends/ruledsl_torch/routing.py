@@ -40,6 +40,7 @@ class Optimizers:
                 )
         self.by_name = dict(by_name)
         self.network = network
+        self.clips: dict[str, float] = {}
         if network is not None:
             network.optimizers = self
 
@@ -76,7 +77,9 @@ class Optimizers:
     def step(self) -> None:
         """After a backward pass, before `advance`."""
         if self.network is None:
-            for one in self.by_name.values():
+            for name, one in self.by_name.items():
+                if name in self.clips:
+                    nn.utils.clip_grad_norm_(list(self._of(name)), self.clips[name])
                 one.step()
             return
         phase = self.network.phase
@@ -117,6 +120,8 @@ class Optimizers:
         for name, meant in summed.items() if self.network is not None else ():
             due = [(layer, once) for layer, once in _due(self.network, phase) if once.optimizer == name]
             meant |= completed(due, lambda parameter, meant=meant: meant.get(id(parameter), (None, None))[1])
+        for name, limit in self.clips.items():
+            summed[name] = _clipped(summed.get(name, {}), limit)
         for name, meant in summed.items():
             kept = [(parameter, parameter.grad) for parameter in self._of(name)]
             for parameter, _ in kept:
@@ -153,6 +158,15 @@ class Optimizers:
     def _of(self, name: str) -> Iterator[Tensor]:
         for group in self.by_name[name].param_groups:
             yield from group["params"]
+
+
+def _clipped(meant: Mapping[int, tuple[Tensor, Tensor]], limit: float) -> dict[int, tuple[Tensor, Tensor]]:
+    """Pseudo-gradients whose norm, of all of them together, is at most `limit`."""
+    values = [value for _, value in meant.values()]
+    if not values:
+        return {}
+    factor = (limit / nn.utils.get_total_norm(values).clamp(min=1e-30)).clamp(max=1.0)
+    return {key: (parameter, factor * value) for key, (parameter, value) in meant.items()}
 
 
 def optimizers(net: nn.Module, **factories: Factory) -> Optimizers:

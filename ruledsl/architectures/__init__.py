@@ -37,7 +37,10 @@ MOSKOVITZ = "Moskovitz et al. 2018, Table"
 LIAO_TABLE = "Liao et al. 2015, Table 1"
 HE = ("He et al. 2016a", "He et al. 2016b")
 
-DIGITS_LENET = Entry(lenets.digits_lenet, DIGITS, 10, OURS)
+SMALL: Mapping[str, Entry] = {
+    "mlp": Entry(lenets.mlp, MNIST, 10, OURS),
+    "digits_lenet": Entry(lenets.digits_lenet, DIGITS, 10, OURS),
+}
 LIAO: Mapping[str, Entry] = {
     "liao_mnist": Entry(lenets.liao_mnist, MNIST, 10, LIAO_TABLE),
     "liao_cifar": Entry(lenets.liao_cifar, CIFAR, 10, LIAO_TABLE),
@@ -76,9 +79,8 @@ def _resnets(ending: str, version: resnets.Version) -> dict[str, Entry]:
 
 
 TABLE: Mapping[str, Entry] = {
-    "mlp": Entry(lenets.mlp, MNIST, 10, OURS),
-    "digits_lenet": DIGITS_LENET,
-    **_normalised({"digits_lenet": DIGITS_LENET}, "bn", Norm("before"), "BatchNorm"),
+    **SMALL,
+    **_normalised(SMALL, "bn", Norm("before"), "BatchNorm"),
     "cnn": Entry(lenets.cnn, CIFAR, 10, OURS),
     "moskovitz_mnist": Entry(lenets.moskovitz_mnist, MNIST, 10, f"{MOSKOVITZ} 2"),
     "moskovitz_cifar10_1": Entry(lenets.moskovitz_cifar10_1, (3, 24, 24), 10, f"{MOSKOVITZ} 2"),

@@ -25,10 +25,15 @@ MAX_2 = Pool("max", 2, 2)
 
 
 def mlp(
-    classes: int, *, hidden: tuple[int, ...] = (256,), activation: ActivationKind = "relu", bias: bool = True
+    classes: int,
+    *,
+    hidden: tuple[int, ...] = (256,),
+    activation: ActivationKind = "relu",
+    bias: bool = True,
+    norm: Norm | None = None,
 ) -> Layers:
     """Dense layers `fc1`, `fc2` ... of the sizes in `hidden`, then one to the classes."""
-    layers: list[Layer] = [Dense(f"fc{i}", units, activation, bias) for i, units in enumerate(hidden, start=1)]
+    layers: list[Layer] = [Dense(f"fc{i}", units, activation, bias, norm) for i, units in enumerate(hidden, start=1)]
     return (Flatten(), *layers, Dense(f"fc{len(hidden) + 1}", classes, bias=bias))
 
 

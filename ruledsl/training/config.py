@@ -45,7 +45,8 @@ class ModelConfig(Section):
         default={}, description="options of that network, such as hidden = [300, 100] of mlp"
     )
     batch_norm: bool = Field(
-        default=False, description="of the network that fits the dataset, the form with batch normalisation"
+        default=False,
+        description="of the network that fits the dataset, that with batch normalisation, if there is one",
     )
 
     @model_validator(mode="after")
@@ -66,10 +67,35 @@ class DataConfig(Section):
     )
     options: dict[str, Any] = Field(default={}, description="options of that dataset, such as classes = 3 of synthetic")
     batch_size: Count = Field(default=32, description="images in a training step")
+    batch_size_after: dict[Annotated[int, Field(gt=0)], Count] = Field(
+        default={}, description="other sizes, by how many epochs are over: { 3 = 500 }"
+    )
     test_batch_size: Count = Field(default=500, description="images at once in an evaluation")
     standardize: bool = Field(default=True, description="shift and scale the pixels to mean 0 and variance 1")
     train_images: Count | None = Field(default=None, description="use only so many training images")
     test_images: Count | None = Field(default=None, description="use only so many test images")
+
+    def size_in(self, epoch: int) -> int:
+        """The size of a batch in an epoch, from 0."""
+        passed = [after for after in self.batch_size_after if after <= epoch]
+        return self.batch_size_after[max(passed)] if passed else self.batch_size
+
+
+class LossConfig(Section):
+    """What the network is taught to make small: a mean over the images of a batch."""
+
+    name: Literal["cross_entropy", "mean_squared_error", "binary_cross_entropy"] = Field(
+        default="cross_entropy",
+        description="with softmax; half the squared distance to the target; or a sum over classes with sigmoids",
+    )
+    label_smoothing: Share = Field(
+        default=0.0, description="so much of the target is spread over all classes; not in an evaluation"
+    )
+
+    @property
+    def plain(self) -> LossConfig:
+        """Without smoothing."""
+        return self.model_copy(update={"label_smoothing": 0.0})
 
 
 USUAL_RATES = {"adam": 0.001, "sgd": 0.01, "noisy_sgd": 0.01}
@@ -94,6 +120,10 @@ class OptimizerConfig(Section):
     )
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="averaging of adam, each below 1")
     eps: PositiveFloat = Field(default=1e-8, description="added to the denominator of adam")
+    clip: PositiveFloat | None = Field(
+        default=None,
+        description="scale pseudo-gradients down to this norm, of all of them together, where it is larger",
+    )
     parameters: dict[str, float | bool] = Field(
         default={}, description="of an optimizer of the library other than adam and sgd"
     )
@@ -243,6 +273,13 @@ class Config(Section):
     compile: bool = Field(
         default=False, description="let the backend's compiler fuse the network (slow start, faster steps)"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of activity and errors; weights, sums and the optimizer stay in float32"
+    )
+    channels_last: bool = Field(
+        default=False, description="how PyTorch keeps images in memory; JAX always has channels last"
+    )
+    frozen: list[str] = Field(default=[], description="patterns of the names of layers that do not learn: fc*, conv1")
     probe_every: CountOrZero = Field(
         default=1, description="epochs between measurements of feedback alignment; 0: never"
     )
@@ -253,6 +290,7 @@ class Config(Section):
     out: Path | None = Field(default=None, description="the run folder; left out: a new one below runs/")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     optimizers: dict[str, OptimizerConfig] = Field(
         default={}, description="further optimizers, for what a rule trains `by` them"

@@ -200,8 +200,10 @@ class Pace:
 
 def steps_of(dataset: Dataset, config: Config, schedule: Schedule, epoch: int) -> Steps:
     """The steps of an epoch."""
-    rows = dataset.train.order(config.data.batch_size, config.seed, epoch)
-    clocks = [Clock(epoch * len(rows) + index, len(rows), config.epochs) for index in range(len(rows))]
+    rows = dataset.train.order(config.data.size_in(epoch), config.seed, epoch)
+    first = sum(dataset.train.batches_per_epoch(config.data.size_in(each)) for each in range(epoch))
+    begun = (epoch, first) if config.data.batch_size_after else None
+    clocks = [Clock(first + index, len(rows), config.epochs, begun) for index in range(len(rows))]
     rates = [rate_factor(config.schedule, clock, first_epochs(schedule)) for clock in clocks]
     return Steps(dataset.train, rows, rates, clocks)
 

@@ -212,7 +212,8 @@ def resolved(
 
 def _usual(dataset: Dataset, config: Config) -> str:
     """The network that fits the dataset."""
-    return f"{dataset.model}_bn" if config.model.batch_norm else dataset.model
+    normalised = f"{dataset.model}_bn"
+    return normalised if config.model.batch_norm and normalised in architectures.TABLE else dataset.model
 
 
 def _experiment(prepared: Prepared) -> Experiment:

@@ -38,7 +38,7 @@ def compared(out: Path, rules: list[str], *settings: str, seeds: int = 2, **grid
     return compare(quick(out, *settings), rules, range(seeds), notes, named), notes.said
 
 
-@pytest.mark.parametrize("rule", ["kolen_pollack", "weight_mirror_ad", "brsf_p", "direct_feedback_alignment"])
+@pytest.mark.parametrize("rule", ["kolen_pollack", "weight_mirror_ad", "brsf", "direct_feedback_alignment"])
 def test_members_of_a_population_learn_what_they_learn_alone(rule: str, tmp_path: Path) -> None:
     pytest.importorskip("jax")
     rates = [0.001, 0.01]

@@ -1,0 +1,24 @@
+"""Layers that do not learn, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from ruledsl.architectures import Architecture
+from ruledsl.errors import UserError, suggest
+
+
+def frozen_layers(architecture: Architecture, patterns: Sequence[str]) -> frozenset[str]:
+    """The paths of all that has parameters and does not learn: layers, and the normalisations that belong to them.
+
+    Raises UserError for a pattern that fits no layer.
+    """
+    paths = [place.path for place in architecture.places() if hasattr(place.layer, "name")]
+    frozen: set[str] = set()
+    for pattern in patterns:
+        fits = [path for path in paths if fnmatchcase(path, pattern)]
+        if not fits:
+            raise UserError(f"{pattern!r} of frozen names no layer of {architecture.name}", suggest(pattern, paths))
+        frozen |= {name for path in fits for name in (path, f"{path}_norm", f"{path}.sum_norm")}
+    return frozenset(frozen)
