@@ -30,6 +30,7 @@ from ruledsl_torch.network import NetworkState, observe
 from ruledsl_torch.networks import activations, build
 from ruledsl_torch.optimization import optimizer
 from ruledsl_torch.places import place_of
+from ruledsl_torch.replicas import meet
 from ruledsl_torch.routing import Optimizers, receivers
 from ruledsl_torch.rule_optimizer import RuleOptimizer
 from ruledsl_torch.steps import advance
@@ -91,10 +92,10 @@ class Engine:
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         frozen = frozen_layers(architecture, config.frozen)
-        for path, parameter in self.net.named_parameters():
-            parameter.requires_grad_(path.rpartition(".")[0] not in frozen)
+        # Errors travel through frozen layers, and what they meet there may learn: the optimizers alone leave them out.
+        self.frozen = [p for path, p in self.net.named_parameters() if path.rpartition(".")[0] in frozen]
         settings = {TASK: config.optimizer, **config.optimizers}
-        groups = _learning(receivers(self.network, self.net))
+        groups = _learning(receivers(self.network, self.net), {id(parameter) for parameter in self.frozen})
         self.optimizers = Optimizers(self.network, {name: _optimizer(settings[name], groups[name]) for name in groups})
         self.optimizers.clips = {name: one.clip for name, one in settings.items() if one.clip is not None}
         for name, one in self.optimizers.items():
@@ -105,7 +106,9 @@ class Engine:
         self.forward: nn.Module = torch.compile(self.net) if config.compile else self.net  # type: ignore[assignment]
         if self.place.count > 1:
             phases = self.network is not None and self.network.schedule != Schedule()
-            self.forward = DistributedDataParallel(self.forward, find_unused_parameters=phases or bool(frozen))
+            self.forward = DistributedDataParallel(self.forward, find_unused_parameters=phases)
+            if self.network is not None and self.network.in_step:
+                meet(self.network, self.forward)  # the first phases may not see the batch
 
     def steps(self, run: Steps) -> Iterator[Score | None]:
         """See `ruledsl.training.engine.Engine.steps`."""
@@ -222,6 +225,8 @@ class Engine:
         if not np.isfinite(score.loss):
             raise Diverged(score.loss, self._where(images))
         self.optimizers.zero_grad()
+        for parameter in self.frozen:
+            parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizers.step()
         return score
@@ -307,10 +312,10 @@ def _optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.o
     return optimizer(groups, config.name, lr=config.lr, **config.parameters)
 
 
-def _learning(groups: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+def _learning(groups: dict[str, list[dict[str, Any]]], frozen: set[int]) -> dict[str, list[dict[str, Any]]]:
     """The groups of optimizers, without what does not learn."""
     found = {
-        name: [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in some]
+        name: [{**group, "params": [p for p in group["params"] if id(p) not in frozen]} for group in some]
         for name, some in groups.items()
     }
     return {name: kept for name, some in found.items() if (kept := [group for group in some if group["params"]])}

@@ -120,9 +120,11 @@ class Optimizers:
         for name, meant in summed.items() if self.network is not None else ():
             due = [(layer, once) for layer, once in _due(self.network, phase) if once.optimizer == name]
             meant |= completed(due, lambda parameter, meant=meant: meant.get(id(parameter), (None, None))[1])
-        for name, limit in self.clips.items():
-            summed[name] = _clipped(summed.get(name, {}), limit)
-        for name, meant in summed.items():
+        for name, given in summed.items():
+            mine = {id(parameter) for parameter in self._of(name)}
+            meant = {key: value for key, value in given.items() if key in mine}
+            if name in self.clips:
+                meant = _clipped(meant, self.clips[name])
             kept = [(parameter, parameter.grad) for parameter in self._of(name)]
             for parameter, _ in kept:
                 parameter.grad = None
