@@ -4,4 +4,5 @@ import sys
 
 from ruledsl.cli.entry import main
 
-sys.exit(main())
+if __name__ == "__main__":  # and not where a process that reads images imports what started it
+    sys.exit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
+from itertools import islice
 from operator import itemgetter
 from typing import Any
 
@@ -109,8 +110,11 @@ class Engine:
             yield came
         if not self.rehearsed:
             self.rehearsed = True
-            told, known = self.told(run, slice(0, 1)), {*map(int, self.kinds_of(run))}
-            self.programs.rehearse(self.carry, self.numbers, self.on_device(run.split), told, known)
+            told, known = _in_place(run, self.told(run, slice(0, 1))), {*map(int, self.kinds_of(run))}
+            self.programs.rehearse(self.carry, self.numbers, self._some_data(run), told, known)
+
+    def _some_data(self, run: Steps) -> Images:
+        return self.on_device(run.split) if run.split.resident else next(self.feed(run.part(0, 1), 1))
 
     def hand_out(self) -> None:
         """It has what is its own."""
@@ -159,14 +163,37 @@ class Engine:
             _SPLITS[key] = split, self._put(Images(_last(split.images), split.labels.astype(np.int32)))
         return _SPLITS[key][1]
 
+    def feed(self, run: Steps, count: int) -> Iterator[Images]:
+        """The batches of a run, so many at a time, where the programs find them one after the other."""
+        batches = run.batches()
+        while some := list(islice(batches, count)):
+            size = len(some[0])
+            images = np.zeros((count * size, *some[0].images.shape[1:]), np.float32)
+            labels = np.zeros(count * size, np.int32)
+            for index, batch in enumerate(some):
+                images[index * size : (index + 1) * size] = batch.images
+                labels[index * size : (index + 1) * size] = batch.labels
+            yield self._put(Images(_last(images), labels))
+
+    def _scored(self, split: Split, size: int) -> Iterator[Any]:
+        score = _scorer(self.learner)
+        if split.resident:
+            data = self.on_device(split)
+            yield from (score(self.carry, data, start, size, len(split)) for start in range(0, len(split), size))
+            return
+        for batch in split.in_order(size):
+            short = [(0, size - len(batch))]
+            images = np.pad(batch.images, short + [(0, 0)] * (batch.images.ndim - 1))
+            data = self._put(Images(_last(images), np.pad(batch.labels, short).astype(np.int32)))
+            yield score(self.carry, data, 0, size, len(batch))
+
     def evaluate(self, split: Split, batch_size: int) -> Score:
         """See `ruledsl.training.engine.Engine.evaluate`."""
-        data, score = self.on_device(split), _scorer(self.learner)
         size = min(batch_size, len(split))
-        found = [score(self.carry, data, start, size) for start in range(0, len(split), size)]
+        found = list(self._scored(split, size))
         loss, wrong = (float(sum(each)) for each in zip(*jax.device_get(found), strict=True))
         if not np.isfinite(loss):
-            raise Diverged(loss, self._where(split.images[:size]))
+            raise Diverged(loss, self._where(next(split.in_order(size)).images))
         return Score(loss / len(split), int(wrong), len(split))
 
     def probe(self) -> dict[str, float]:
@@ -240,7 +267,11 @@ def taken(
 ) -> Iterator[list[Score | Diverged | None]]:
     """The steps of runs that are as long as each other, each in its engine: of each step, what came of it."""
     first, programs = engines[0], holder.programs
-    data, kinds, size = first.on_device(runs[0].split), first.kinds_of(runs[0]), min(IN_A_RUN, _per_epoch(runs[0]))
+    kinds, size = first.kinds_of(runs[0]), min(IN_A_RUN, _per_epoch(runs[0]))
+    resident = runs[0].split.resident
+    if not resident and not programs.looped:
+        size = 1
+    fed = None if resident else first.feed(runs[0], size)
     waiting: list[tuple[int, Any]] = []
 
     def scores() -> Iterator[list[Score | Diverged | None]]:
@@ -256,6 +287,8 @@ def taken(
     for start in range(0, len(kinds), size):
         some = slice(start, start + size)
         told = [engine.told(run, some) for engine, run in zip(engines, runs, strict=True)]
+        data = first.on_device(runs[0].split) if fed is None else next(fed)
+        told = [_in_place(run, each) for run, each in zip(runs, told, strict=True)]
         now = jax.tree.map(lambda *values: np.stack(values), *told) if programs.members else told[0]
         holder.carry, seen = programs.run(holder.carry, holder.numbers, data, now, kinds[some], size)
         waiting.append((start, seen))
@@ -269,6 +302,13 @@ def taken(
 def _per_epoch(run: Steps) -> int:
     """Of any part of an epoch: programs are compiled for runs of one length."""
     return run.split.batches_per_epoch(run.rows.shape[1])
+
+
+def _in_place(run: Steps, told: Told) -> Told:
+    """What steps are told: of batches that are brought, the rows where `feed` has put them."""
+    if run.split.resident:
+        return told
+    return told._replace(rows=np.arange(told.rows.size, dtype=np.int32).reshape(told.rows.shape))
 
 
 def _plain(value: Array) -> Array:
@@ -324,9 +364,9 @@ def _scorer(learner: Learner) -> Any:
     """The sums of the losses and of the wrong answers of so many images."""
 
     @partial(jax.jit, static_argnums=3)
-    def score(carry: Carry, data: Images, start: Array, size: int) -> tuple[Array, Array]:
+    def score(carry: Carry, data: Images, start: Array, size: int, count: Array) -> tuple[Array, Array]:
         rows = start + jnp.arange(size)
-        there = rows < len(data.labels)
+        there = rows < count
         images, labels = (each.at[rows].get(mode="clip") for each in data)
         logits = learner.logits(carry, images)
         return jnp.sum(losses(learner.loss.plain, logits, labels), where=there), jnp.sum(

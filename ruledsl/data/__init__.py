@@ -9,6 +9,7 @@ from typing import Any
 from ruledsl.data.dataset import Batch, Dataset, Split
 from ruledsl.data.embedded import digits, synthetic
 from ruledsl.data.idx import fashion_mnist, mnist
+from ruledsl.data.image_folder import image_folder
 from ruledsl.errors import choose
 from ruledsl.options import checked_options
 
@@ -19,6 +20,7 @@ TABLE: Mapping[str, Callable[..., Dataset]] = {
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,
     "synthetic": synthetic,
+    "image_folder": image_folder,
 }
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ruledsl.errors import UserError
+from ruledsl.streams import number
+
+if TYPE_CHECKING:
+    from ruledsl.data.augment import Augmentation
 
 Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -32,6 +37,16 @@ class Split:
     images: Images
     labels: Labels
 
+    @property
+    def resident(self) -> bool:
+        """Whether its images are in memory as they are learnt from, so that a device may hold them."""
+        return True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image."""
+        return self.images.shape[1:]
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -52,6 +67,13 @@ class Split:
         order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(len(self))
         batches, size = self.batches_per_epoch(batch_size), min(batch_size, len(self))
         return order[: batches * size].reshape(batches, size)
+
+    def batches(self, order: NDArray[np.int64], start: int, count: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """So many batches of an epoch, from one on; `order` has the rows of all batches of that epoch.
+
+        What is random in them follows from (seed, epoch) and their number in the epoch.
+        """
+        yield from map(self.batch, order[start : start + count])
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """The images of these rows."""
@@ -79,7 +101,7 @@ class Dataset:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one image, (channels, height, width)."""
-        return self.train.images.shape[1:]
+        return self.train.shape
 
     def limited(self, train: int | None, test: int | None) -> Dataset:
         """The first images of each split only."""
@@ -93,3 +115,58 @@ class Dataset:
             raise UserError(f"all pixels of {self.name} are the same: there is nothing to standardize")
         train, test = (Split((split.images - mean) / std, split.labels) for split in (self.train, self.test))
         return replace(self, train=train, test=test)
+
+    def read_by(self, workers: int) -> Dataset:
+        """Images that are read while they are used are read by so many processes; these here are in memory."""
+        return self
+
+    def augmented(self, augmentations: Sequence[Augmentation]) -> Dataset:
+        """Training images changed at random each time that they are seen; test images of the same size.
+
+        Raises UserError for images that cannot be changed so.
+        """
+        if not augmentations:
+            return self
+        if len(self.shape) != 3:
+            raise UserError(f"{self.name} has vectors, and augmentation is for images")
+        test = self.test.images
+        for each in augmentations:
+            test = each.test(test)
+        train = Augmented(self.train.images, self.train.labels, tuple(augmentations))
+        return replace(self, train=train, test=Split(test, self.test.labels))
+
+
+@dataclass(frozen=True)
+class Augmented(Split):
+    """Images in memory that are changed at random, in whole batches."""
+
+    augmentations: tuple[Augmentation, ...] = ()
+
+    @property
+    def resident(self) -> bool:
+        return False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._unchanged(self.images[:1]).shape[1:]
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """The images of these rows, with nothing random."""
+        return Batch(self._unchanged(self.images[rows]), self.labels[rows])
+
+    def batches(self, order: NDArray[np.int64], start: int, count: int, seed: int, epoch: int) -> Iterator[Batch]:
+        for index in range(start, min(start + count, len(order))):
+            images, draws = self.images[order[index]], draws_of(seed, epoch, index)
+            for each in self.augmentations:
+                images = each.train(images, draws)
+            yield Batch(np.ascontiguousarray(images, np.float32), self.labels[order[index]])
+
+    def _unchanged(self, images: Images) -> Images:
+        for each in self.augmentations:
+            images = each.test(images)
+        return images
+
+
+def draws_of(seed: int, epoch: int, *names: int) -> np.random.Generator:
+    """What is random in a batch or an image of an epoch."""
+    return np.random.Generator(np.random.Philox(key=number(seed, "augment", epoch, *names)))

@@ -179,7 +179,7 @@ class _Work:
     def train(self, waiting: Sequence[_Waiting]) -> Iterator[None]:
         """Train all of these, and add them to their rows; each time that something has ended, once."""
         ready = [one for each in waiting[:1] if (one := self.prepare(each)) is not None]
-        if ready and ready[0].engine.faster_together and len(waiting) > 1:
+        if ready and ready[0].engine.faster_together and ready[0].dataset.train.resident and len(waiting) > 1:
             both = [(waiting[0], ready[0])]
             both += [(each, one) for each in waiting[1:] if (one := self.prepare(each)) is not None]
             population = ready[0].engine.together([one.engine for _, one in both[1:]])

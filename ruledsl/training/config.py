@@ -72,6 +72,13 @@ class DataConfig(Section):
     )
     test_batch_size: Count = Field(default=500, description="images at once in an evaluation")
     standardize: bool = Field(default=True, description="shift and scale the pixels to mean 0 and variance 1")
+    augment: list[str] = Field(
+        default=[],
+        description="changes at random, in order: pad_crop 4, crop 24, flip, cutout 8, random_resized_crop 224",
+    )
+    workers: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0, description="processes that read the images of a folder; 0: the one that trains"
+    )
     train_images: Count | None = Field(default=None, description="use only so many training images")
     test_images: Count | None = Field(default=None, description="use only so many test images")
 

@@ -55,23 +55,31 @@ class Steps:
 
     rows    the images of each batch, as rows of `split`: [steps, batch]
     rates   what all learning rates are multiplied by
+    order   the rows of all batches of their epoch, of which they are a part that begins at `start`; `seed`: of the run
     """
 
     split: Split
     rows: NDArray[np.int64]
     rates: Sequence[float]
     clocks: Sequence[Clock]
+    order: NDArray[np.int64] | None = None
+    start: int = 0
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def part(self, start: int, end: int) -> Steps:
         """Some of them."""
-        return replace(self, rows=self.rows[start:end], rates=self.rates[start:end], clocks=self.clocks[start:end])
+        rows, rates, clocks = self.rows[start:end], self.rates[start:end], self.clocks[start:end]
+        order = self.rows if self.order is None else self.order
+        return replace(self, rows=rows, rates=rates, clocks=clocks, order=order, start=self.start + start)
 
     def batches(self) -> Iterator[Batch]:
         """What each step sees."""
-        return map(self.split.batch, self.rows)
+        order = self.rows if self.order is None else self.order
+        epoch = self.clocks[0].epoch if self.clocks else 0
+        return self.split.batches(order, self.start, len(self.rows), self.seed, epoch)
 
 
 class Engine(Protocol):

@@ -205,7 +205,7 @@ def steps_of(dataset: Dataset, config: Config, schedule: Schedule, epoch: int) -
     begun = (epoch, first) if config.data.batch_size_after else None
     clocks = [Clock(first + index, len(rows), config.epochs, begun) for index in range(len(rows))]
     rates = [rate_factor(config.schedule, clock, first_epochs(schedule)) for clock in clocks]
-    return Steps(dataset.train, rows, rates, clocks)
+    return Steps(dataset.train, rows, rates, clocks, rows, 0, config.seed)
 
 
 def evaluated(

@@ -14,6 +14,7 @@ from ruledsl.architectures.components import BatchNorm, Conv
 from ruledsl.assembly import experiment_of
 from ruledsl.choices import EVERYTHING, Choices, follow
 from ruledsl.data import Dataset
+from ruledsl.data.augment import augmentations
 from ruledsl.errors import UserError, need, suggest
 from ruledsl.locality.experiment import Experiment, Part, of_network, with_moved_thresholds
 from ruledsl.locality.steadiness import moves_thresholds
@@ -125,8 +126,10 @@ def prepare_with(
 def load_dataset(config: Config) -> Dataset:
     """The images that a run learns from and is tested with. Raises UserError."""
     dataset = data.load(config.data.name, config.data.folder, **config.data.options)
+    dataset = dataset.read_by(config.data.workers)
     dataset = dataset.limited(config.data.train_images, config.data.test_images)
-    return dataset.standardized() if config.data.standardize else dataset
+    dataset = dataset.standardized() if config.data.standardize else dataset
+    return dataset.augmented(augmentations(config.data.augment))
 
 
 def load_compiled(name: str, parameters: Mapping[str, float | bool], backend: str) -> tuple[Rule, Program]:
