@@ -24,8 +24,9 @@ from ruledsl_jax import networks
 from ruledsl_jax.devices import everywhere, join, keep_programs, mesh_of, platform, processors
 from ruledsl_jax.layouts import activity_to_jax
 from ruledsl_jax.learners import first, learner_of
-from ruledsl_jax.learning import Carry, Learner, Numbers, Use
+from ruledsl_jax.learning import Carry, Learner, Moment, Numbers, Use
 from ruledsl_jax.linear import Convolution
+from ruledsl_jax.probing import look
 from ruledsl_jax.programs import Images, Programs, Told
 
 State = dict[str, NDArray[Any]]
@@ -74,6 +75,8 @@ class Engine:
         self.notes = [*([note] if note else []), self._way()]
         self.faster_together = self._faster_together(config.threads)
         self.rehearsed = False
+        self.probes = probes.Probes()
+        self.now: Told | None = None
 
     def _put(self, value: Any) -> Any:
         return everywhere(value, self.mesh)
@@ -167,15 +170,17 @@ class Engine:
             raise Diverged(loss, self._where(split.images[:size]))
         return Score(loss / len(split), int(wrong), len(split))
 
-    def probe(self) -> dict[str, float]:
+    def probe(self, held_out: Split) -> dict[str, float]:
         """See `ruledsl.training.engine.Engine.probe`."""
-        found: dict[str, float] = {}
-        for path, layer in self.learner.layers.items():
-            held = {**self.carry.params[path]._asdict(), **self.carry.state[path]._asdict()}
-            for tensor in layer.binding.tensors if layer.sends else ():
-                if tensor.space == ("post", "pre"):
-                    found |= probes.measure(path, tensor.name, *map(np.asarray, (held["W"], held[tensor.name])))
-        return found
+        images, labels = held_out.images[: probes.HELD_OUT], held_out.labels[: probes.HELD_OUT]
+        start = {name: jnp.float32(schedule.at(0)) for name, schedule in self.changing.items()}
+        zero = jnp.float32(0)
+        moment = Moment(jnp.int32(0), jnp.float32(1), zero, zero, start)
+        if self.now is not None:
+            _, *now = jax.tree.map(lambda each: jnp.asarray(each[-1]), self.now)
+            moment = Moment(*now)
+        seen = look(self.learner, self.carry, self.numbers, moment, jnp.asarray(_last(images)), jnp.asarray(labels))
+        return self.probes.measure(seen)
 
     def state(self) -> State:
         """See `ruledsl.training.engine.Engine.state`."""
@@ -248,6 +253,8 @@ def taken(
     for start in range(0, len(kinds), size):
         some = slice(start, start + size)
         told = [engine.told(run, some) for engine, run in zip(engines, runs, strict=True)]
+        for engine, each in zip(engines, told, strict=True):
+            engine.now = each
         now = jax.tree.map(lambda *values: np.stack(values), *told) if programs.members else told[0]
         holder.carry, seen = programs.run(holder.carry, holder.numbers, data, now, kinds[some], size)
         waiting.append((start, seen))

@@ -16,17 +16,17 @@ from torch.nn import functional
 from ruledsl.architectures import Architecture
 from ruledsl.data import Batch, Split
 from ruledsl.errors import RuleWarning, UserError
-from ruledsl.program import TASK, Program, program_of
+from ruledsl.program import TASK, Program
 from ruledsl.streams import number
 from ruledsl.training import probes
 from ruledsl.training.config import Config, OptimizerConfig
 from ruledsl.training.engine import Diverged, Score, Steps
 from ruledsl.training.schedule import Clock
 from ruledsl_torch.conversion import convert
-from ruledsl_torch.layers import RuleLayer
 from ruledsl_torch.network import NetworkState, observe
 from ruledsl_torch.networks import activations, build
 from ruledsl_torch.optimization import optimizer
+from ruledsl_torch.probing import look
 from ruledsl_torch.routing import Optimizers, receivers
 from ruledsl_torch.rule_optimizer import RuleOptimizer
 from ruledsl_torch.steps import advance
@@ -55,6 +55,7 @@ class Engine:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.architecture = architecture
+        self.probes = probes.Probes()
         self.net: nn.Module = build(architecture, config.seed)
         torch.manual_seed(number(config.seed, "dropout"))
         self.network: NetworkState | None = None
@@ -127,17 +128,14 @@ class Engine:
             raise Diverged(loss, self._where(torch.from_numpy(batch.images)))
         return Score(loss / count, wrong, count)
 
-    def probe(self) -> dict[str, float]:
+    def probe(self, held_out: Split) -> dict[str, float]:
         """See `ruledsl.training.engine.Engine.probe`."""
-        found: dict[str, float] = {}
-        roles = getattr(self.network, "roles", {})
-        for name, layer in self._layers():
-            if "first" in roles.get(name, ""):  # it sends to nobody
-                continue
-            maps = (tensor.name for tensor in program_of(layer).tensors if tensor.space == ("post", "pre"))
-            for tensor in maps:
-                found |= probes.measure(name, tensor, _array(layer.weight), _array(getattr(layer, tensor)))
-        return found
+        batch = next(iter(held_out.in_order(probes.HELD_OUT)))
+        images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
+        with torch.random.fork_rng(devices=[]):
+            plain = build(self.architecture, 0)
+        paths = [place.path for place in self.architecture.weight_layers()]
+        return self.probes.measure(look(self.net, plain, paths, images, labels, self.rates[TASK]))
 
     def together(self, others: Sequence[Engine]) -> None:
         """See `ruledsl.training.engine.Engine.together`: one after the other."""
@@ -175,10 +173,6 @@ class Engine:
                     "clock": {name: float(value) for name, value in _below("rule.clock.", tensors).items()},
                 }
             )
-
-    def _layers(self) -> Iterator[tuple[str, RuleLayer]]:
-        if self.network is not None:
-            yield from self.network.layers.items()
 
     def _learn(self, images: Tensor, labels: Tensor) -> Score:
         """One pass through the network, and what the optimizers make of it."""
@@ -256,11 +250,6 @@ def _optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.o
 
 def _score(logits: Tensor, labels: Tensor, loss: float) -> Score:
     return Score(loss, int((logits.argmax(1) != labels).sum()), len(labels))
-
-
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = tensor.detach().cpu().numpy()
-    return array
 
 
 def _copy(tensor: Tensor) -> NDArray[Any]:

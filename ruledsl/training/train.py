@@ -209,6 +209,8 @@ class Recording:
         record = epoch.record()
         self.folder.add_metrics(record)
         self.folder.write_weights(weights(self.prepared.engine.state()))
+        if epoch.probes:
+            self.folder.write_arrays("feedback.safetensors", self.prepared.engine.probes.pairs)
         for name, value in record.items():
             if self.events and value is not None and name != "epoch":
                 self.events.add_scalar(name, value, epoch.epoch)
