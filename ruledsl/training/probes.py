@@ -18,7 +18,7 @@ run does not notice. `Probes.measure` makes of these the numbers of `metrics.jso
 The effective feedback is the map that `send` applies to delta: sign(W) for usf, M * sign(W) for frsf. Where errors come
 straight from the output (`B @ e`), it is the map that e takes, and W stands for what is downstream: the derivative of
 the logits by the layer's input, averaged over the batch; in a linear chain that is the product of the matrices. The map
-of `B @ target` is taken for -target, the part of e that it stands for. Of `B @ delta + sum(k, D[k] @ delta[k])` it is B.
+of `B @ target` is taken for -target, which it stands for; of `B @ delta + sum(k, D[k] @ delta[k])` it is B.
 What `send` does beside, or where it is not linear, has no map, and the first three have no entry; neither have they in
 the first layer, which sends to nobody. A number that does not exist, as an angle with zero, is NaN.
 """
@@ -150,7 +150,9 @@ class Sent:
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Sent:
-        return NotImplemented if isinstance(other, Sent) or np.ndim(other) else self * (1 / other)
+        if isinstance(other, Sent) or np.ndim(other):
+            return NotImplemented
+        return Sent(self.kernel, self.factor / other)
 
     def __neg__(self) -> Sent:
         return self * -1
