@@ -1,4 +1,4 @@
-"""Pictures of runs: what a run folder holds, drawn for print, for all kinds of colour vision, and for 30 rules at once."""
+"""Pictures of runs: what run folders hold, drawn for print, all kinds of colour vision, and for 30 rules at once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Style:
             "color": COLOURS[i % len(COLOURS)],
             "linestyle": LINES[i // len(COLOURS) % len(LINES)],
             "marker": MARKERS[i % len(MARKERS)],
-            "markevery": (i % 3, max(1, epochs // MARKS_PER_LINE)) if epochs > 3 else 1,
+            "markevery": (i % 3, max(1, epochs // MARKS_PER_LINE)) if epochs > MARKS_PER_LINE else 1,
             "markersize": 4.5,
             "linewidth": 1.6,
         }
@@ -108,7 +108,7 @@ def read_runs(paths: Sequence[Path]) -> list[Curves]:
     for label, folder in folders:
         config = _read(folder / "config.toml", tomllib.loads)
         text = _text(folder / "metrics.jsonl")
-        records = [_json(line, folder) for line in text.splitlines() if line]
+        records = [_parsed(line, folder / "metrics.jsonl", json.loads) for line in text.splitlines() if line]
         one = found.setdefault(label, Curves(label, [], config.get("data", {}).get("name", "digits")))
         one.records.append(records)
         one.pairs.append(_pairs(folder / "feedback.safetensors"))
@@ -139,30 +139,24 @@ def _text(path: Path) -> str:
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> Any:
+    return _parsed(_text(path), path, parse)
+
+
+def _parsed(text: str, path: Path, parse: Callable[[str], Any]) -> Any:
     try:
-        return parse(_text(path))
+        return parse(text)
     except ValueError as error:
         raise UserError(f"cannot read {path}: {error}") from None
-
-
-def _json(line: str, folder: Path) -> dict[str, Any]:
-    return dict(_read_text(line, folder))
-
-
-def _read_text(line: str, folder: Path) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise UserError(f"cannot read {folder / 'metrics.jsonl'}: {error}") from None
 
 
 def _pairs(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         return {}
     load = need("safetensors.numpy", "reading weights", "train").load
+    broken = need("safetensors", "reading weights", "train").SafetensorError
     try:
         arrays: dict[str, NDArray[Any]] = load(path.read_bytes())
-    except Exception as error:  # the package raises its own kinds, which have no common one
+    except (OSError, broken) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     return arrays
 
@@ -299,7 +293,12 @@ def _end(row: Values, at: int) -> float:
 
 def _scatter(figure: Any, runs: Sequence[Curves]) -> None:
     """W against its effective feedback, a panel for each rule and layer (Kunin et al. 2020, Figure S3)."""
-    found = [(run.label, layer, pair) for run in runs for layer, pair in next(filter(None, run.pairs), {}).items()]
+    found = [
+        (run.label, layer, pairs[layer])
+        for run in runs
+        for pairs in [next(filter(None, run.pairs), {})]
+        for layer in sorted(pairs, key=run.layers("angle").index)
+    ]
     if not found:
         raise UserError(
             "these runs hold no weights beside their effective feedback",

@@ -142,29 +142,29 @@ class Sent:
     kernel: Any = None
     factor: Any = 1.0
 
-    def __mul__(self, other: Any) -> Sent:
+    def __mul__(self, other: Any) -> Any:
         if isinstance(other, Sent) or np.ndim(other):
             return NotImplemented
         return Sent(self.kernel, self.factor * other)
 
     __rmul__ = __mul__
 
-    def __truediv__(self, other: Any) -> Sent:
+    def __truediv__(self, other: Any) -> Any:
         if isinstance(other, Sent) or np.ndim(other):
             return NotImplemented
         return Sent(self.kernel, self.factor / other)
 
     def __neg__(self) -> Sent:
-        return self * -1
+        return Sent(self.kernel, -self.factor)
 
-    def __add__(self, other: Any) -> Sent:
+    def __add__(self, other: Any) -> Any:
         if isinstance(other, Sent) and self.kernel is not None and other.kernel is not None:
             return Sent(self.map + other.map)
         return self if isinstance(other, int | float) and other == 0 else NotImplemented
 
     __radd__ = __add__
 
-    def __sub__(self, other: Any) -> Sent:
+    def __sub__(self, other: Any) -> Any:
         return self + -other
 
     @property
