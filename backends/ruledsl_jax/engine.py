@@ -179,7 +179,8 @@ class Engine:
         if self.now is not None:
             _, *now = jax.tree.map(lambda each: jnp.asarray(each[-1]), self.now)
             moment = Moment(*now)
-        seen = look(self.learner, self.carry, self.numbers, moment, jnp.asarray(_last(images)), jnp.asarray(labels))
+        told = self._put((moment, _last(images), labels.astype(np.int32)))
+        seen = look(self.learner, self.carry, self.numbers, *told)
         return self.probes.measure(seen)
 
     def state(self) -> State:

@@ -1,4 +1,4 @@
-"""Pictures of runs: what run folders hold, drawn for print, all kinds of colour vision, and for 30 rules at once."""
+"""Pictures of runs: what run folders hold, for print, all kinds of colour vision, and 30 rules at once."""
 
 from __future__ import annotations
 
