@@ -25,7 +25,7 @@ unexport PYTHONHOME
 unexport PYTHONPATH
 
 # The stamp says that an installation ended, and where. The environment may have been moved or damaged since.
-NEEDED := ruledsl_torch torch jax flax optax lark pydantic typer sklearn matplotlib pytest xdist ruff mypy
+NEEDED := ruledsl_torch torch jax flax optax lark pydantic typer sklearn matplotlib grain pytest xdist ruff mypy
 LOOK := import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, sys.argv[1:])))
 SOUND := $(shell [ "$$(cat "$(STAMP)" 2>/dev/null)" = "$$PWD" ] && "$(RUN)" -c "$(LOOK)" $(NEEDED) 2>/dev/null && echo yes)
 

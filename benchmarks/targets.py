@@ -51,6 +51,8 @@ TARGETS = (
     Target("jax_steps", "direct_feedback_alignment", JAX_STEP + "direct_feedback_alignment", 0.75),
     Target("trainers", "mlp", TRAINER + "MLP 784-256-10, MNIST", 0.5),
     Target("trainers", "lenet", TRAINER + "LeNet, MNIST", 1.3),
+    Target("probes", "torch", "probes, LeNet on MNIST, batch 128, 5 epochs: share of the run", 0.03),
+    Target("probes", "jax", "JAX: probes, LeNet on MNIST, batch 128, 5 epochs: share of the run", 0.03),
     Target("populations", "small mlp", POPULATION + "MLP 64-32-10, digits", 1.05),
     Target("populations", "mlp", POPULATION + "MLP 784-256-10, MNIST", 1.05),
     Target("populations", "lenet", POPULATION + "LeNet, digits", 1.05),
@@ -87,5 +89,5 @@ TARGETS = (
     Target("compiled", "jitted", "jax.jit against the reference, every rule and phase, float64", 1e-10),
 )
 BENCHMARKS = tuple(dict.fromkeys(target.benchmark for target in TARGETS))
-OF_JAX = ("jax_steps", "trainers", "populations", "compilations", "starts", "curves")
+OF_JAX = ("jax_steps", "trainers", "probes", "populations", "compilations", "starts", "curves")
 """Benchmarks that need JAX."""

@@ -26,9 +26,10 @@ from ruledsl_jax import networks
 from ruledsl_jax.devices import everywhere, join, keep_programs, mesh_of, platform, processors
 from ruledsl_jax.layouts import activity_to_jax
 from ruledsl_jax.learners import first, learner_of
-from ruledsl_jax.learning import Carry, Learner, Numbers, Use
+from ruledsl_jax.learning import Carry, Learner, Moment, Numbers, Use
 from ruledsl_jax.linear import Convolution
 from ruledsl_jax.losses import losses
+from ruledsl_jax.probing import look
 from ruledsl_jax.programs import Images, Programs, Told
 
 State = dict[str, NDArray[Any]]
@@ -77,6 +78,8 @@ class Engine:
         self.notes = [*([note] if note else []), self._way()]
         self.faster_together = self._faster_together(config.threads)
         self.rehearsed = False
+        self.probes = probes.Probes()
+        self.now: Told | None = None
 
     def _put(self, value: Any) -> Any:
         return everywhere(value, self.mesh)
@@ -196,15 +199,18 @@ class Engine:
             raise Diverged(loss, self._where(next(split.in_order(size)).images))
         return Score(loss / len(split), int(wrong), len(split))
 
-    def probe(self) -> dict[str, float]:
+    def probe(self, held_out: Split) -> dict[str, float]:
         """See `ruledsl.training.engine.Engine.probe`."""
-        found: dict[str, float] = {}
-        for path, layer in self.learner.layers.items():
-            held = {**self.carry.params[path]._asdict(), **self.carry.state[path]._asdict()}
-            for tensor in layer.binding.tensors if layer.sends else ():
-                if tensor.space == ("post", "pre"):
-                    found |= probes.measure(path, tensor.name, *map(np.asarray, (held["W"], held[tensor.name])))
-        return found
+        batch = next(iter(held_out.in_order(probes.HELD_OUT)))
+        start = {name: jnp.float32(schedule.at(0)) for name, schedule in self.changing.items()}
+        zero = jnp.float32(0)
+        moment = Moment(jnp.int32(0), jnp.float32(1), zero, zero, start)
+        if self.now is not None:
+            _, *now = jax.tree.map(lambda each: jnp.asarray(each[-1]), self.now)
+            moment = Moment(*now)
+        told = self._put((moment, _last(batch.images), batch.labels.astype(np.int32)))
+        seen = look(self.learner, self.carry, self.numbers, *told)
+        return self.probes.measure(seen)
 
     def agreed(self, number: float) -> float:
         """See `ruledsl.training.engine.Engine.agreed`."""
@@ -289,6 +295,8 @@ def taken(
         told = [engine.told(run, some) for engine, run in zip(engines, runs, strict=True)]
         data = first.on_device(runs[0].split) if fed is None else next(fed)
         told = [_in_place(run, each) for run, each in zip(runs, told, strict=True)]
+        for engine, each in zip(engines, told, strict=True):
+            engine.now = each
         now = jax.tree.map(lambda *values: np.stack(values), *told) if programs.members else told[0]
         holder.carry, seen = programs.run(holder.carry, holder.numbers, data, now, kinds[some], size)
         waiting.append((start, seen))

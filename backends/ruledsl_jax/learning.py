@@ -154,7 +154,7 @@ class Learner:
         What was seen is that of the last phase that sees the batch, or of the first one whose loss is no finite number;
         None where none does. From such a loss on, nothing changes any more.
         """
-        step = _Step(self, numbers, moment, images, labels, carry)
+        step = Step(self, numbers, moment, images, labels, carry)
         for phase in phases:
             if not self.driven(phase):
                 step.pass_through(phase)
@@ -178,7 +178,7 @@ class Learner:
 
 
 @dataclass
-class _Step:
+class Step:
     """A step under way: `carry` is what it has come to; `changes`: by path, what `<-` made of the task's pass."""
 
     learner: Learner
@@ -249,7 +249,7 @@ class _Step:
 
     def loss(self, phase: str, learnt: tuple[Any, Any, Any]) -> tuple[Array, _Left]:
         """The mean loss of the batch in a phase, and what the pass leaves behind."""
-        run = _Training(self, phase, *learnt)
+        run = Training(self, phase, *learnt)
         logits = run.logits(self.images)
         wrong = jnp.sum(logits.argmax(1) != self.labels)
         loss = losses(self.learner.loss, logits, self.labels).mean()
@@ -366,10 +366,10 @@ class _Left(NamedTuple):
     stored: dict[str, tuple[Any, Any]]
 
 
-class _Training:
+class Training:
     """The layers of a network in a phase of a step."""
 
-    def __init__(self, step: _Step, phase: str, params: Any, state: Any, beside: Any) -> None:
+    def __init__(self, step: Step, phase: str, params: Any, state: Any, beside: Any) -> None:
         self.step, self.learner, self.phase = step, step.learner, phase
         self.params, self.state, self.beside = (self.narrow(tree) for tree in (params, state, beside))
         self.averages = dict(step.carry.averages)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ruledsl.architectures import Architecture
 from ruledsl.data import Batch, Split
 from ruledsl.errors import RuleWarning, UserError
-from ruledsl.program import TASK, Program, Schedule, program_of
+from ruledsl.program import TASK, Program, Schedule
 from ruledsl.streams import number
 from ruledsl.training import probes
 from ruledsl.training.config import Config, OptimizerConfig
@@ -24,12 +25,12 @@ from ruledsl.training.engine import Diverged, Score, Steps
 from ruledsl.training.freezing import frozen_layers
 from ruledsl.training.schedule import Clock
 from ruledsl_torch.conversion import convert
-from ruledsl_torch.layers import RuleLayer
 from ruledsl_torch.losses import mean_loss
 from ruledsl_torch.network import NetworkState, observe
 from ruledsl_torch.networks import activations, build
 from ruledsl_torch.optimization import optimizer
 from ruledsl_torch.places import place_of
+from ruledsl_torch.probing import look
 from ruledsl_torch.replicas import meet
 from ruledsl_torch.routing import Optimizers, receivers
 from ruledsl_torch.rule_optimizer import RuleOptimizer
@@ -59,6 +60,7 @@ class Engine:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.architecture = architecture
+        self.probes = probes.Probes()
         self.net: nn.Module = build(architecture, config.seed).to(self.place.device)
         self._seed_noise()
         self.network: NetworkState | None = None
@@ -151,17 +153,15 @@ class Engine:
             raise Diverged(loss, self._where(images))
         return Score(loss / count, wrong, count)
 
-    def probe(self) -> dict[str, float]:
+    def probe(self, held_out: Split) -> dict[str, float]:
         """See `ruledsl.training.engine.Engine.probe`."""
-        found: dict[str, float] = {}
-        roles = getattr(self.network, "roles", {})
-        for name, layer in self._layers():
-            if "first" in roles.get(name, ""):  # it sends to nobody
-                continue
-            maps = (tensor.name for tensor in program_of(layer).tensors if tensor.space == ("post", "pre"))
-            for tensor in maps:
-                found |= probes.measure(name, tensor, _array(layer.weight), _array(getattr(layer, tensor)))
-        return found
+        batch = next(iter(held_out.in_order(probes.HELD_OUT)))
+        images, labels = self._tensors(batch)
+        with torch.random.fork_rng(devices=[]):
+            plain = build(self.architecture, 0).to(self.place.device)
+        paths = [place.path for place in self.architecture.weight_layers()]
+        loss = partial(mean_loss, self.losses)
+        return self.probes.measure(look(self.net, plain, paths, images, labels, self.rates[TASK], loss))
 
     def together(self, others: Sequence[Engine]) -> None:
         """See `ruledsl.training.engine.Engine.together`: one after the other."""
@@ -209,10 +209,6 @@ class Engine:
                     "clock": {name: float(value) for name, value in _below("rule.clock.", tensors).items()},
                 }
             )
-
-    def _layers(self) -> Iterator[tuple[str, RuleLayer]]:
-        if self.network is not None:
-            yield from self.network.layers.items()
 
     def _learn(self, images: Tensor, labels: Tensor) -> Score:
         """One pass through the network, and what the optimizers make of it."""
@@ -323,11 +319,6 @@ def _learning(groups: dict[str, list[dict[str, Any]]], frozen: set[int]) -> dict
 
 def _score(logits: Tensor, labels: Tensor, loss: float) -> Score:
     return Score(loss, int((logits.argmax(1) != labels).sum()), len(labels))
-
-
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = tensor.detach().cpu().numpy()
-    return array
 
 
 def _copy(tensor: Tensor) -> NDArray[Any]:

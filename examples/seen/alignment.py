@@ -51,7 +51,7 @@ def angles(row: Row) -> dict[str, list[float]]:
     """Layer -> degrees between B and W.T, before the training and after each epoch."""
     epochs = row.runs[0].epochs
     names = [name for name in epochs[0].probes if name.startswith("angle/")]
-    return {name.removeprefix("angle/").removesuffix(".B"): [epoch.probes[name] for epoch in epochs] for name in names}
+    return {name.removeprefix("angle/"): [epoch.probes[name] for epoch in epochs] for name in names}
 
 
 def stays_below(degrees: list[float], bound: float) -> int | None:

@@ -9,24 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from ruledsl.data.dataset import Images
+from ruledsl.data.dataset import Augmentation, Draws, Images
 from ruledsl.errors import UserError, suggest
-
-Draws = np.random.Generator
-
-
-class Augmentation(Protocol):
-    """One of them."""
-
-    def train(self, images: Images, draws: Draws) -> Images:
-        """What is learnt from."""
-
-    def test(self, images: Images) -> Images:
-        """What is tested with: the same size, and nothing random."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,19 @@ from numpy.typing import NDArray
 from ruledsl.errors import UserError
 from ruledsl.streams import number
 
-if TYPE_CHECKING:
-    from ruledsl.data.augment import Augmentation
-
 Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
+Draws = np.random.Generator
+
+
+class Augmentation(Protocol):
+    """What changes images at random: see `ruledsl.data.augment`."""
+
+    def train(self, images: Images, draws: Draws) -> Images:
+        """What is learnt from."""
+
+    def test(self, images: Images) -> Images:
+        """What is tested with: the same size, and nothing random."""
 
 
 @dataclass(frozen=True)

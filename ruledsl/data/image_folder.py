@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ruledsl.data.augment import Augmentation, RandomResizedCrop, middle_box, random_box
-from ruledsl.data.dataset import Batch, Dataset, Images, Labels, Split, draws_of
+from ruledsl.data.augment import RandomResizedCrop, middle_box, random_box
+from ruledsl.data.dataset import Augmentation, Batch, Dataset, Images, Labels, Split, draws_of
 from ruledsl.data.idx import folders
 from ruledsl.errors import UserError, need
 

@@ -18,6 +18,7 @@ from ruledsl.emit.backend import backend, named
 from ruledsl.errors import UserError
 from ruledsl.program import Program
 from ruledsl.training.config import Config
+from ruledsl.training.probes import Probes
 from ruledsl.training.schedule import Clock
 
 
@@ -91,10 +92,12 @@ class Engine(Protocol):
     notes            after `init`, what the user should know of how it computes
     faster_together  after `init`, whether many engines like this one are faster as a population
     leads            after `init`, whether this process keeps what comes of the run: of several that share it, one does
+    probes           after `init`, what the probes of this run remember; its `state` is apart from that of the engine
     """
 
     notes: Sequence[str]
     leads: bool
+    probes: Probes
     faster_together: bool
 
     def init(
@@ -130,10 +133,10 @@ class Engine(Protocol):
     def evaluate(self, split: Split, batch_size: int) -> Score:
         """The score of the network as it is used (no dropout, running averages); nothing is learnt. Raises Diverged."""
 
-    def probe(self) -> dict[str, float]:
-        """The measurements of `ruledsl.training.probes` for each feedback map of a kernel's shape, as `angle/fc1.B`.
+    def probe(self, held_out: Split) -> dict[str, float]:
+        """The numbers of `ruledsl.training.probes`, by names such as `angle/fc1`, on the first images of a split.
 
-        Not for the first weight layer, which sends to nobody.
+        What comes after it is what would come without it, but for `probes`.
         """
 
     def together(self, others: Sequence[Any]) -> Population | None:

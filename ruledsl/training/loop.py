@@ -28,7 +28,7 @@ class Epoch:
     test      score on the test images after the epoch
     seconds   time that the steps took, without evaluation
     rate      the factor on the learning rate in the last step
-    probes    measurements such as `angle/fc1.B`, in degrees
+    probes    measurements such as `angle/fc1`, see `ruledsl.training.probes`
     """
 
     epoch: int
@@ -214,5 +214,5 @@ def evaluated(
     """The record of an epoch whose steps are done. Raises Diverged."""
     test = engine.evaluate(dataset.test, config.data.test_batch_size)
     every = config.probe_every
-    probes = engine.probe() if every and (epoch % every == 0 or epoch == config.epochs) else {}
+    probes = engine.probe(dataset.test) if every and (epoch % every == 0 or epoch == config.epochs) else {}
     return Epoch(epoch, train, test, seconds, rate, probes)

@@ -21,6 +21,9 @@ from ruledsl.training.run_folder import RunFolder, environment, shown
 from ruledsl.training.settings import to_toml
 from ruledsl.training.signals import Stops
 
+PROBES = "probes."
+"""How the names of what probes remember begin in a checkpoint."""
+
 
 class Recording:
     """A run on its way into its folder, as a context: what ends it early is raised as Interrupted, TrainingDiverged
@@ -57,7 +60,9 @@ class Recording:
         self.position = BEGINNING
         self.saved = time.perf_counter()
         if since is not None:
-            prepared.engine.load_state(since.state)
+            probes = {name: value for name, value in since.state.items() if name.startswith(PROBES)}
+            prepared.engine.load_state({name: value for name, value in since.state.items() if name not in probes})
+            prepared.engine.probes.load_state({name.removeprefix(PROBES): value for name, value in probes.items()})
             self.position = since.position
             self.result.epochs = list(since.epochs)
             self.checkpoints.discard_after(since.position)
@@ -84,6 +89,8 @@ class Recording:
         record = epoch.record()
         self.folder.add_metrics(record)
         self.folder.write_weights(weights(self.prepared.engine.state()))
+        if epoch.probes:
+            self.folder.write_arrays("feedback.safetensors", self.prepared.engine.probes.pairs)
         for name, value in record.items():
             if self.events and value is not None and name != "epoch":
                 self.events.add_scalar(name, value, epoch.epoch)
@@ -113,7 +120,9 @@ class Recording:
     def save(self, position: Position) -> None:
         """Write a checkpoint. Raises UserError."""
         if self.leads and position != self.position:
-            self.checkpoints.save(Checkpoint(position, tuple(self.result.epochs), self.prepared.engine.state()))
+            engine = self.prepared.engine
+            probes = {f"{PROBES}{name}": value for name, value in engine.probes.state().items()}
+            self.checkpoints.save(Checkpoint(position, tuple(self.result.epochs), {**engine.state(), **probes}))
         self.position, self.saved = position, time.perf_counter()
 
     def stop(self, position: Position) -> None:

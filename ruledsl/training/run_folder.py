@@ -100,8 +100,12 @@ class RunFolder:
 
     def write_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
         """Write `weights.safetensors`."""
+        self.write_arrays("weights.safetensors", weights)
+
+    def write_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write a file of arrays by name."""
         save = need("safetensors.numpy", "saving weights", "train").save
-        self.write_bytes("weights.safetensors", save(dict(weights)))
+        self.write_bytes(name, save(dict(arrays)))
 
 
 def shown(path: Path) -> str:

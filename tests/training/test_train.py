@@ -62,6 +62,7 @@ def test_a_run_folder_holds_everything(tmp_path: Path) -> None:
         "checkpoints",
         "config.toml",
         "environment.json",
+        "feedback.safetensors",
         "kolen_pollack.rule",
         "kolen_pollack_torch.py",
         "ledger.json",
@@ -75,8 +76,8 @@ def test_a_run_folder_holds_everything(tmp_path: Path) -> None:
     metrics = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in metrics] == [0, 1, 2, 3]
     assert metrics[3]["test_error"] == run.test_error
-    assert 0 < metrics[3]["angle/fc2.B"] < 90
-    assert "angle/fc1.B" not in metrics[3]
+    assert 0 < metrics[3]["angle/fc2"] < 90
+    assert "angle/fc1" not in metrics[3]
     assert json.loads((run.folder / "ledger.json").read_text())["verdict"] == "local"
     weights = load_file(run.folder / "weights.safetensors")
     assert weights["fc1.weight"].shape == (20, 64)
@@ -467,6 +468,6 @@ def test_the_angle_between_feedback_and_forward_weights_closes(
     rule: str, settings: list[str], angle: float, tmp_path: Path
 ) -> None:
     run = train(quick(tmp_path, f"rule={rule}", "epochs=20", "data.batch_size=16", *settings))
-    angles = [epoch.probes["angle/fc2.B"] for epoch in run.epochs]
+    angles = [epoch.probes["angle/fc2"] for epoch in run.epochs]
     assert angles[0] > 60
     assert angles[-1] < angle
