@@ -59,7 +59,7 @@ def joined(node: Node, context: Context) -> Labels:
     """
     if is_layer(node):
         arrived, bias = node.args if is_forward(node.args[0]) else node.args[::-1]
-        return join((_transmitted(arrived, context), context.of(bias)))
+        return join((_transmitted(arrived, context), labels.returned(context.of(bias), ("batch",))))
     return join(labels.returned(context.of(arg), node.type.axes - arg.type.axes) for arg in node.args)
 
 
