@@ -243,6 +243,17 @@ class _Flow:
         )
         return join(parts)
 
+    def lifted(self) -> Labels:
+        """What the layer's output tells of its bias, where several phases move this: one can lift a memory into it.
+
+        Moved in one phase alone, a bias is the layer's own at all of its positions.
+        """
+        if len({e.phase for e in self.equations.of("grad", "assign") if e.target == "b"}) < 2:
+            return NOTHING
+        parts = (_remembered(found, False, False) for found in self.content.get("b", {}).values())
+        known = {key: mark for key, mark in join(parts).items() if key[1] == "over(positions)"}
+        return labels.returned(known, ("positions",))
+
     def _evoked(self) -> Labels:
         """What activity tells of its batch, where an earlier phase of the step has moved the layers by it."""
         stored = [(p, found) for name in ("W", "b") for p, found in self.content.get(name, {}).items()]
@@ -264,7 +275,7 @@ class _Flow:
             if name in ("e", "target") or index:
                 far = label(f"{name}[{index}]" if index else str(name), BROADCAST, node.place)
                 return join((far, evoked))
-            return evoked
+            return join((evoked, self.lifted())) if name in ("u", "y") else evoked
         if node.op in ("const", "scalar"):
             return NOTHING
         if node.op == "random":

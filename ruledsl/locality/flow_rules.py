@@ -43,6 +43,10 @@ class Context(Protocol):
         """What the layer's bias holds, where this phase reads the layer's output with it, too."""
         ...
 
+    def lifted(self) -> Labels:
+        """What the layer's output tells of its bias, where several phases move this."""
+        ...
+
     def message(self, node: Node, turned: bool = False) -> tuple[str, int] | None:
         """The bundle and the number of the message that a node needs beyond the first of its bundle."""
         ...
@@ -59,7 +63,8 @@ def joined(node: Node, context: Context) -> Labels:
     """
     if is_layer(node):
         arrived, bias = node.args if is_forward(node.args[0]) else node.args[::-1]
-        return join((_transmitted(arrived, context), labels.returned(context.of(bias), ("batch",))))
+        told = labels.returned(context.of(bias), ("batch",))
+        return join((_transmitted(arrived, context), told, context.lifted()))
     return join(labels.returned(context.of(arg), node.type.axes - arg.type.axes) for arg in node.args)
 
 
@@ -96,9 +101,12 @@ def transposed(node: Node, context: Context) -> Labels:
 def applied(node: Node, context: Context) -> Labels:
     """`E @ v`: transmission leaves the synapse's own state behind; for a bare map, `M.T @ v` is `reverse(M)`.
 
-    A matrix that was gathered from this batch is back at its examples. `W @ x` beside `u` tells the bias.
+    A matrix that was gathered from this batch is back at its examples. `W @ x` beside `u` tells the bias, and so does a
+    matrix that holds what W is.
     """
-    told = context.bias() if is_forward(node) else NOTHING
+    known = context.of(node.args[0])
+    holds_w = any(source == "W" and mark.own for (source, _), mark in known.items())
+    told = context.bias() if holds_w else NOTHING
     return join((_transmitted(node, context), labels.returned(told, node.type.axes)))
 
 

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 from ruledsl.ir.equations import Equation, Equations
 from ruledsl.ir.nodes import Node, reads, walk
-from ruledsl.locality.intervals import Interval, Intervals
+from ruledsl.locality.intervals import INFINITE, Interval, Intervals
 from ruledsl.locality.schedules import most_often
 from ruledsl.passes.scaling import ERRORS
 
@@ -28,6 +28,9 @@ MAPS = ("map", "parameter")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 LITTLE = 0.01
 """By how much an update may push all weights to zero: the largest factor of `sign(W)`, or of W where it has inertia."""
+
+FAINT = 1e-6
+"""A factor below which a map is stored so faintly that its small weights can become zeros."""
 
 
 def shifted_maps(equations: Equations, movers: Mapping[str, Equations]) -> frozenset[str]:
@@ -104,9 +107,16 @@ def _is_steady(
         rate = rates.get(equation.optimizer, _PLAIN) if grad else _PLAIN
         if not (rate.decays(parts) if grad else parts.factor.positive and parts.shrinks == _NONE):
             return False  # it turns the whole map around, or shifts all of it
+        if not grad and _loses_small_weights(parts.factor):
+            return False
         if parts.terms or grad:
             pushed.add(equation.phase)
     return len(pushed) <= 1 and all(most_often(equations, phase) <= 1 for phase in pushed)
+
+
+def _loses_small_weights(factor: Interval) -> bool:
+    """Whether a map is stored faintly, where numbers end, or comes back from there by a known factor."""
+    return 0 < factor.low == factor.high < FAINT or 1 < factor.high < INFINITE
 
 
 # --- what an update is made of ---
@@ -417,7 +427,7 @@ def moves_along(mover: Equations, arguments: Mapping[str, float | bool]) -> bool
                 taken.append(_turned(directions.of(term)) if sign < 0 else directions.of(term))
         if _joined(taken) == "unknown" or not own.factor.positive:
             return False
-        if not (-LITTLE <= own.shrinks.low and own.shrinks.high <= 0):
+        if not (own.shrinks.low >= -LITTLE and own.shrinks.high <= 0):
             return False
     return True
 
@@ -488,7 +498,7 @@ def _remembers_little(value: Node, intervals: Intervals) -> bool:
     factor = _factor(value, "p", intervals)
     if factor is None:
         return not _reads_alone(value, "p")
-    return -LITTLE <= factor.low and factor.high <= LITTLE
+    return factor.low >= -LITTLE and factor.high <= LITTLE
 
 
 def _factor(root: Node, name: str, intervals: Intervals) -> Interval | None:
