@@ -199,6 +199,9 @@ class _Update:
                     plain = factor.type.kind not in MAPS or not self._reads(factor)
                     if parts is not None and plain and not parts.terms:
                         return _times(parts, self.intervals.of(factor))
+                for term, factor in (node.args, node.args[::-1]):
+                    if not self._reads(term) and term.type.kind in MAPS and self.intervals.of(factor).positive:
+                        return _Parts(_NONE, (term,), chosen=True)  # as near a bound, by what the synapse is
             case "div" if node.args[1].type.kind not in MAPS and args[0] is not None and not args[0].terms:
                 return _times(args[0], self.intervals.of(node.args[1]).inverse)
             case "where" if not self.bounded or self._by_signs(node.args[0]):
@@ -206,7 +209,7 @@ class _Update:
             case "min" | "max" if self.bounded:
                 for own, other in ((0, 1), (1, 0)):
                     parts = args[own]
-                    if parts is not None and _is_limit(node.args[other]):
+                    if parts is not None and self._is_limit(node.args[other]):
                         return parts._replace(within=True)
         return None
 
@@ -229,6 +232,14 @@ class _Update:
             left.chosen or right.chosen,
         )
 
+    def _is_fixed(self, name: str) -> bool:
+        return self.intervals.equations.tensors[name].kind == "fixed"
+
+    def _is_limit(self, node: Node) -> bool:
+        """Whether a bound is made of numbers, and of what stays as it is."""
+        leaves = [n for n in walk(node) if n.op in ("tensor", "signal", "random")]
+        return all(leaf.op == "tensor" and self._is_fixed(str(leaf.attrs[0])) for leaf in leaves)
+
     def _by_signs(self, condition: Node) -> bool:
         """Whether a condition tells nothing of sizes: it compares signs, or reads no map at all."""
         waiting = [condition]
@@ -241,7 +252,8 @@ class _Update:
             elif node.op in COMPARISONS and any(arg.constant == 0 for arg in node.args):
                 compared = next(arg for arg in node.args if arg.constant != 0)
                 name = str(compared.attrs[0]) if compared.op == "tensor" else None
-                if name != self.name and not (compared.op == "sign" or name in self.signs):
+                known = name in self.signs or (name is not None and self._is_fixed(name))
+                if name != self.name and not (compared.op == "sign" or known):
                     return False
                 if compared.op == "sign" and compared.args[0].op != "tensor":
                     return False
