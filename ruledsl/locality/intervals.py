@@ -54,7 +54,7 @@ class Interval(NamedTuple):
         return Interval(min(self.low, other.low), max(self.high, other.high))
 
 
-ANYTHING, AT_LEAST_NOTHING = Interval(-INFINITE, INFINITE), Interval(0, INFINITE)
+ANYTHING, AT_LEAST_NOTHING, ZERO = Interval(-INFINITE, INFINITE), Interval(0, INFINITE), Interval(0, 0)
 _NONNEGATIVE = ("abs", "sq", "norm", "l2_norm", "std", "exp", "sqrt")
 _SIZES = ("fan_in", "fan_out", "batch_size", "classes", "sources", "targets")
 _KEPT = ("transpose", "mean", "full_like")
