@@ -13,7 +13,7 @@ from typing import Protocol
 from ruledsl.ir.nodes import Node, walk
 from ruledsl.ir.operations import OPERATIONS, Flow
 from ruledsl.ir.printer import show
-from ruledsl.ir.types import OUT
+from ruledsl.ir.types import OUT, POST, PRE
 from ruledsl.locality import labels
 from ruledsl.locality.labels import BROADCAST, MULTIPLEX, NOTHING, Labels, Mark, join, label
 from ruledsl.locality.messages import is_backwards, plain
@@ -104,8 +104,9 @@ def applied(node: Node, context: Context) -> Labels:
     A matrix that was gathered from this batch is back at its examples. `W @ x` beside `u` tells the bias, and so does a
     matrix that holds what W is.
     """
-    known = context.of(node.args[0])
-    holds_w = any(source == "W" and mark.own for (source, _), mark in known.items())
+    matrix = node.args[0]
+    w = context.of(matrix).get(("W", "value"))
+    holds_w = w is not None and w.own and (matrix.type.source, matrix.type.target) == (PRE, POST)
     told = context.bias() if holds_w else NOTHING
     return join((_transmitted(node, context), labels.returned(told, node.type.axes)))
 
