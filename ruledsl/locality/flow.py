@@ -255,8 +255,9 @@ class _Flow:
         return labels.returned(known, ("positions",))
 
     def _evoked(self) -> Labels:
-        """What activity tells of its batch, where an earlier phase of the step has moved the layers by it."""
-        stored = [(p, found) for name in ("W", "b") for p, found in self.content.get(name, {}).items()]
+        """What activity tells of its batch, where an earlier phase of the step has assigned W or b by it."""
+        assigned = {(e.target, e.phase) for e in self.equations.of("assign") if e.target in ("W", "b")}
+        stored = [(phase, self.content.get(name, {}).get(phase, NOTHING)) for name, phase in sorted(assigned)]
         parts = (_remembered(found, True, True) for p, found in stored if (p, self.phase) in self.later)
         return labels.returned({k: m for k, m in join(parts).items() if k[1] == "over(batch)"}, ("batch",))
 

@@ -79,7 +79,6 @@ def test_the_first_layer_computes_nothing_that_serves_the_feedback_alone() -> No
 @pytest.mark.parametrize("schedule", ["each step : task, second", "alternate : task, second"])
 def test_phases_of_one_step_add_up_and_alternating_ones_share_it(schedule: str) -> None:
     body = f"state h : post = 0\nphase second {{ h <- total(u) }}\nschedule {{ {schedule} }}"
-    body += "\nlocality { allow pool(batch) -> h }"  # the task has moved W by the batch that evokes u
     costs = step_cost(rule(body).equations, [DENSE], BATCH)
     both = costs["task"].multiply_adds + costs["second"].multiply_adds
     assert costs["step"].multiply_adds == (both if schedule.startswith("each") else both // 2)
