@@ -14,6 +14,7 @@ from ruledsl.ir.equations import Equation, Equations
 from ruledsl.ir.nodes import Node, reads, walk
 from ruledsl.ir.operations import OPERATIONS
 from ruledsl.ir.phases import INIT
+from ruledsl.locality import labels
 from ruledsl.locality.flow_rules import FLOW_RULES, is_layer
 from ruledsl.locality.labels import (
     ACCUMULATED,
@@ -240,7 +241,25 @@ class _Flow:
         parts = (
             _remembered(found, False, (p, self.phase) in self.later) for p, found in self.content.get("b", {}).items()
         )
-        return {key: mark for key, mark in join(parts).items() if key[1] not in TRANSPORT}
+        return join(parts)
+
+    def lifted(self) -> Labels:
+        """What the layer's output tells of its bias, where several phases move this: one can lift a memory into it.
+
+        Moved in one phase alone, a bias is the layer's own at all of its positions.
+        """
+        if len({e.phase for e in self.equations.of("grad", "assign") if e.target == "b"}) < 2:
+            return NOTHING
+        parts = (_remembered(found, False, False) for found in self.content.get("b", {}).values())
+        known = {key: mark for key, mark in join(parts).items() if key[1] == "over(positions)"}
+        return labels.returned(known, ("positions",))
+
+    def _evoked(self) -> Labels:
+        """What activity tells of its batch, where an earlier phase of the step has assigned W or b by it."""
+        assigned = {(e.target, e.phase) for e in self.equations.of("assign") if e.target in ("W", "b")}
+        stored = [(phase, self.content.get(name, {}).get(phase, NOTHING)) for name, phase in sorted(assigned)]
+        parts = (_remembered(found, True, True) for p, found in stored if (p, self.phase) in self.later)
+        return labels.returned({k: m for k, m in join(parts).items() if k[1] == "over(batch)"}, ("batch",))
 
     def message(self, node: Node, turned: bool = False) -> tuple[str, int] | None:
         """The message beyond the first of its bundle that a node needs in this phase."""
@@ -251,9 +270,13 @@ class _Flow:
             return self._tensor(node)
         if node.op == "signal":
             name, index = node.attrs
+            if name == "x" and self.phase in self.equations.driven:
+                return self.driven.get(self.phase, NOTHING)
+            evoked = NOTHING if name == "target" else self._evoked()
             if name in ("e", "target") or index:
-                return label(f"{name}[{index}]" if index else str(name), BROADCAST, node.place)
-            return self.driven.get(self.phase, NOTHING) if name == "x" else NOTHING
+                far = label(f"{name}[{index}]" if index else str(name), BROADCAST, node.place)
+                return join((far, evoked))
+            return join((evoked, self.lifted())) if name in ("u", "y") else evoked
         if node.op in ("const", "scalar"):
             return NOTHING
         if node.op == "random":

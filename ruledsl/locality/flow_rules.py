@@ -13,7 +13,7 @@ from typing import Protocol
 from ruledsl.ir.nodes import Node, walk
 from ruledsl.ir.operations import OPERATIONS, Flow
 from ruledsl.ir.printer import show
-from ruledsl.ir.types import OUT
+from ruledsl.ir.types import OUT, POST, PRE
 from ruledsl.locality import labels
 from ruledsl.locality.labels import BROADCAST, MULTIPLEX, NOTHING, Labels, Mark, join, label
 from ruledsl.locality.messages import is_backwards, plain
@@ -43,6 +43,10 @@ class Context(Protocol):
         """What the layer's bias holds, where this phase reads the layer's output with it, too."""
         ...
 
+    def lifted(self) -> Labels:
+        """What the layer's output tells of its bias, where several phases move this."""
+        ...
+
     def message(self, node: Node, turned: bool = False) -> tuple[str, int] | None:
         """The bundle and the number of the message that a node needs beyond the first of its bundle."""
         ...
@@ -59,7 +63,8 @@ def joined(node: Node, context: Context) -> Labels:
     """
     if is_layer(node):
         arrived, bias = node.args if is_forward(node.args[0]) else node.args[::-1]
-        return join((_transmitted(arrived, context), context.of(bias)))
+        told = labels.returned(context.of(bias), ("batch",))
+        return join((_transmitted(arrived, context), told, context.lifted()))
     return join(labels.returned(context.of(arg), node.type.axes - arg.type.axes) for arg in node.args)
 
 
@@ -96,9 +101,13 @@ def transposed(node: Node, context: Context) -> Labels:
 def applied(node: Node, context: Context) -> Labels:
     """`E @ v`: transmission leaves the synapse's own state behind; for a bare map, `M.T @ v` is `reverse(M)`.
 
-    A matrix that was gathered from this batch is back at its examples. `W @ x` beside `u` tells the bias.
+    A matrix that was gathered from this batch is back at its examples. `W @ x` beside `u` tells the bias, and so does a
+    matrix that holds what W is.
     """
-    told = context.bias() if is_forward(node) else NOTHING
+    matrix = node.args[0]
+    w = context.of(matrix).get(("W", "value"))
+    holds_w = w is not None and w.own and (matrix.type.source, matrix.type.target) == (PRE, POST)
+    told = context.bias() if holds_w else NOTHING
     return join((_transmitted(node, context), labels.returned(told, node.type.axes)))
 
 

@@ -54,7 +54,7 @@ class Interval(NamedTuple):
         return Interval(min(self.low, other.low), max(self.high, other.high))
 
 
-ANYTHING, AT_LEAST_NOTHING = Interval(-INFINITE, INFINITE), Interval(0, INFINITE)
+ANYTHING, AT_LEAST_NOTHING, ZERO = Interval(-INFINITE, INFINITE), Interval(0, INFINITE), Interval(0, 0)
 _NONNEGATIVE = ("abs", "sq", "norm", "l2_norm", "std", "exp", "sqrt")
 _SIZES = ("fan_in", "fan_out", "batch_size", "classes", "sources", "targets")
 _KEPT = ("transpose", "mean", "full_like")
@@ -100,7 +100,7 @@ class Intervals:
             case "scalar":
                 return self._scalar(str(node.attrs[0]))
             case "tensor":
-                return AT_LEAST_NOTHING if node.attrs[0] in self.nonnegative else ANYTHING
+                return self._tensor(str(node.attrs[0]))
             case "random":
                 return _drawn(str(node.attrs[0]), args)
             case "mul" if node.args[0] is node.args[1]:
@@ -118,6 +118,13 @@ class Intervals:
         if node.op in _SUMS:
             return AT_LEAST_NOTHING if all(arg.positive for arg in args) else ANYTHING
         return _ARITHMETIC[node.op](*args) if node.op in _ARITHMETIC else ANYTHING
+
+    def _tensor(self, name: str) -> Interval:
+        """What is drawn lies where its draws do."""
+        drawn = [e.value for e in self.equations.of("init", "draw") if e.target == name and e.value.op == "random"]
+        if self.equations.tensors[name].kind in ("fixed", "fresh") and drawn:
+            return self.of(drawn[0])
+        return AT_LEAST_NOTHING if name in self.nonnegative else ANYTHING
 
     def _scalar(self, name: str) -> Interval:
         if name in self.equations.parameters:
