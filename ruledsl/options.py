@@ -29,3 +29,8 @@ def checked_options(owner: str, function: Callable[..., object], options: Mappin
             problem = error.errors()[0]["msg"]
             raise UserError(f"option `{option}` of {owner} cannot be {value!r}: {problem}") from None
     return checked
+
+
+def described(function: Callable[..., object]) -> str:
+    """The first sentence of what a function says of itself."""
+    return (inspect.getdoc(function) or "").partition("\n")[0]

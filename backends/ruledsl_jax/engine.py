@@ -151,7 +151,7 @@ class Engine:
         return Told(
             run.rows[some].astype(np.int32),
             np.array([clock.step for clock in clocks], np.int32),
-            np.array(run.rates[some], np.float32),
+            {name: np.array(each[some], np.float32) for name, each in {"": run.rates, **run.own}.items()},
             np.array([clock.epoch for clock in clocks], np.float32),
             np.array([clock.progress for clock in clocks], np.float32),
             changing,
@@ -204,7 +204,7 @@ class Engine:
         batch = next(iter(held_out.in_order(probes.HELD_OUT)))
         start = {name: jnp.float32(schedule.at(0)) for name, schedule in self.changing.items()}
         zero = jnp.float32(0)
-        moment = Moment(jnp.int32(0), jnp.float32(1), zero, zero, start)
+        moment = Moment(jnp.int32(0), {"": jnp.float32(1)}, zero, zero, start)
         if self.now is not None:
             _, *now = jax.tree.map(lambda each: jnp.asarray(each[-1]), self.now)
             moment = Moment(*now)

@@ -95,10 +95,13 @@ class Numbers(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """What a step is told: its number, the factor on all rates, the counters, and the parameters that change."""
+    """What a step is told: its number, the factors on rates, the counters, and the parameters that change.
+
+    factor  by optimizer, and "" for those that are not named
+    """
 
     step: Array
-    factor: Array
+    factor: dict[str, Array]
     epoch: Array
     progress: Array
     changing: dict[str, Array]
@@ -197,7 +200,7 @@ class Step:
             "step": self.moment.step.astype(jnp.float32),
             "epoch": self.moment.epoch,
             "progress": self.moment.progress,
-            "lr": self.numbers.rates[TASK] * self.moment.factor,
+            "lr": self.numbers.rates[TASK] * self.factor(TASK),
             "target": jax.nn.one_hot(self.labels, self.learner.classes),
             "batch_size": len(self.images),
         }
@@ -205,6 +208,10 @@ class Step:
         for name, value in self.moment.changing.items():
             parameters[self.learner.own][name] = value
         return {path: {**parameters[self.learner.rule_of[path]], **clock} for path in self.learner.layers}
+
+    def factor(self, optimizer: str) -> Array:
+        """What its learning rate is multiplied by."""
+        return self.moment.factor.get(optimizer, self.moment.factor[""])
 
     def key(self, path: str) -> Array:
         """The random key of a layer for this step: `named` makes those of its tensors."""
@@ -349,7 +356,7 @@ class Step:
         gradients = self.clipped(gradients)
         for mover in self.learner.movers:
             if phase in mover.phases:
-                rate = self.numbers.rates[mover.optimizer] * self.moment.factor
+                rate = self.numbers.rates[mover.optimizer] * self.factor(mover.optimizer)
                 told = {"epoch": self.moment.epoch, "progress": self.moment.progress, "fine": self.fine}
                 movers[mover.name], moved = mover.move(movers[mover.name], params, gradients, rate, told)
                 for (path, tensor), value in moved.items():

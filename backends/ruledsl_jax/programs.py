@@ -35,7 +35,7 @@ class Told(NamedTuple):
 
     rows: NDArray[np.int32]
     step: NDArray[np.int32]
-    factor: NDArray[np.float32]
+    factor: dict[str, NDArray[np.float32]]
     epoch: NDArray[np.float32]
     progress: NDArray[np.float32]
     changing: dict[str, NDArray[np.float32]]

@@ -114,19 +114,19 @@ class Engine:
 
     def steps(self, run: Steps) -> Iterator[Score | None]:
         """See `ruledsl.training.engine.Engine.steps`."""
-        for batch, rate, clock in zip(run.batches(), run.rates, run.clocks, strict=True):
-            yield self.step(batch, rate, clock)
+        for index, (batch, clock) in enumerate(zip(run.batches(), run.clocks, strict=True)):
+            yield self.step(batch, run.factors(index), clock)
 
-    def step(self, batch: Batch, rates: float, clock: Clock) -> Score | None:
-        """One step; `rates` is the factor on every learning rate."""
+    def step(self, batch: Batch, factors: Mapping[str, float], clock: Clock) -> Score | None:
+        """One step; `factors` on learning rates by optimizer, and "" on all others."""
         images, labels = (self.place.share(value) for value in self._tensors(batch))
-        self._set_rates(rates)
+        self._set_rates(factors)
         self.step_number, self.drawn = clock.step, Counter[str]()
         network = self.network
         if network is None:
             return self._learn(images, labels)
         parameters = {name: schedule.at(clock.progress) for name, schedule in self.changing.items()}
-        rate = rates * self.rates[TASK]
+        rate = factors.get(TASK, factors[""]) * self.rates[TASK]
         self.optimizers.observe(epoch=clock.epoch, progress=clock.progress)
         observe(self.forward, target=labels, epoch=clock.epoch, progress=clock.progress, lr=rate, **parameters)
         network.step, network.epoch = clock.step, clock.epochs_passed
@@ -261,10 +261,10 @@ class Engine:
 
         return source
 
-    def _set_rates(self, factor: float) -> None:
+    def _set_rates(self, factors: Mapping[str, float]) -> None:
         for name, one in self.optimizers.items():
             for group in one.param_groups:
-                group["lr"] = factor * self.rates[name]
+                group["lr"] = factors.get(name, factors[""]) * self.rates[name]
 
     def _where(self, images: Tensor) -> str:
         """The layer in which a number that is not finite appeared first.

@@ -23,6 +23,8 @@ from ruledsl.errors import UserError, suggest
 
 COMMANDS = {
     "list": "ruledsl.cli.list:command",
+    "models": "ruledsl.cli.models:command",
+    "data": "ruledsl.cli.data:command",
     "new": "ruledsl.cli.new:command",
     "check": "ruledsl.cli.check:command",
     "explain": "ruledsl.cli.explain:command",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ruledsl.data.augment import RandomResizedCrop, middle_box, random_box
 from ruledsl.data.dataset import Augmentation, Batch, Dataset, Images, Labels, Split, draws_of
-from ruledsl.data.idx import folders
+from ruledsl.data.files import folders
 from ruledsl.errors import UserError, need
 
 ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"))

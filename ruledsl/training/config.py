@@ -105,6 +105,22 @@ class LossConfig(Section):
         return self.model_copy(update={"label_smoothing": 0.0})
 
 
+class ScheduleConfig(Section):
+    """How the learning rate changes: a linear warm-up, then factors at the ends of epochs."""
+
+    warmup: NonNegativeFloat = Field(
+        default=0.0, description="epochs in which the learning rate rises linearly to its value"
+    )
+    every: Count | None = Field(default=None, description="multiply by `factor` each time so many epochs are over")
+    at: list[Count] = Field(
+        default=[], description="multiply by `factor` when so many epochs are over; instead of `every`"
+    )
+    factor: PositiveFloat = Field(default=0.1, description="what the learning rate is multiplied by")
+    cosine: bool = Field(
+        default=False, description="after the warm-up, let the learning rate fall to zero along half a cosine"
+    )
+
+
 USUAL_RATES = {"adam": 0.001, "sgd": 0.01, "noisy_sgd": 0.01}
 BUILT_IN = ("sgd", "adam")
 """Optimizers that every backend has of its own; their other settings are fields of `OptimizerConfig`."""
@@ -127,6 +143,10 @@ class OptimizerConfig(Section):
     )
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="averaging of adam, each below 1")
     eps: PositiveFloat = Field(default=1e-8, description="added to the denominator of adam")
+    schedule: ScheduleConfig | None = Field(
+        default=None,
+        description="of its own, from the first step of the run on; left out, that of the run",
+    )
     clip: PositiveFloat | None = Field(
         default=None,
         description="scale pseudo-gradients down to this norm, of all of them together, where it is larger",
@@ -197,22 +217,6 @@ class ParameterSchedule(Section):
             return self.start * math.pow(self.end / self.start, progress)
         way = progress if self.shape == "linear" else (1 - math.cos(math.pi * progress)) / 2
         return self.start + way * (self.end - self.start)
-
-
-class ScheduleConfig(Section):
-    """How the learning rate changes: a linear warm-up, then factors at the ends of epochs."""
-
-    warmup: NonNegativeFloat = Field(
-        default=0.0, description="epochs in which the learning rate rises linearly to its value"
-    )
-    every: Count | None = Field(default=None, description="multiply by `factor` each time so many epochs are over")
-    at: list[Count] = Field(
-        default=[], description="multiply by `factor` when so many epochs are over; instead of `every`"
-    )
-    factor: PositiveFloat = Field(default=0.1, description="what the learning rate is multiplied by")
-    cosine: bool = Field(
-        default=False, description="after the warm-up, let the learning rate fall to zero along half a cosine"
-    )
 
 
 NO_RULE = "none"

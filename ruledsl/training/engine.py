@@ -6,7 +6,7 @@ A backend is a package that the entry-point group `ruledsl.backends` names; its 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,7 +55,7 @@ class Steps:
     """A run of steps: which batches they see, and when they are. One entry for each step.
 
     rows    the images of each batch, as rows of `split`: [steps, batch]
-    rates   what all learning rates are multiplied by
+    rates   what learning rates are multiplied by; `own`: those of optimizers that have a schedule of their own, by name
     order   the rows of all batches of their epoch, of which they are a part that begins at `start`; `seed`: of the run
     """
 
@@ -63,6 +63,7 @@ class Steps:
     rows: NDArray[np.int64]
     rates: Sequence[float]
     clocks: Sequence[Clock]
+    own: Mapping[str, Sequence[float]] = field(default_factory=dict)
     order: NDArray[np.int64] | None = None
     start: int = 0
     seed: int = 0
@@ -74,7 +75,12 @@ class Steps:
         """Some of them."""
         rows, rates, clocks = self.rows[start:end], self.rates[start:end], self.clocks[start:end]
         order = self.rows if self.order is None else self.order
-        return replace(self, rows=rows, rates=rates, clocks=clocks, order=order, start=self.start + start)
+        own = {name: each[start:end] for name, each in self.own.items()}
+        return replace(self, rows=rows, rates=rates, clocks=clocks, own=own, order=order, start=self.start + start)
+
+    def factors(self, index: int) -> dict[str, float]:
+        """What the learning rates of a step are multiplied by: "" for optimizers that are not there by name."""
+        return {"": self.rates[index], **{name: each[index] for name, each in self.own.items()}}
 
     def batches(self) -> Iterator[Batch]:
         """What each step sees."""

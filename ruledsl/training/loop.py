@@ -9,7 +9,7 @@ from math import log
 from typing import Any
 
 from ruledsl.data import Dataset
-from ruledsl.program import Schedule
+from ruledsl.program import TASK, Schedule
 from ruledsl.training.config import Config
 from ruledsl.training.divergence import Watch
 from ruledsl.training.engine import Diverged, Engine, Score, Steps
@@ -205,7 +205,9 @@ def steps_of(dataset: Dataset, config: Config, schedule: Schedule, epoch: int) -
     begun = (epoch, first) if config.data.batch_size_after else None
     clocks = [Clock(first + index, len(rows), config.epochs, begun) for index in range(len(rows))]
     rates = [rate_factor(config.schedule, clock, first_epochs(schedule)) for clock in clocks]
-    return Steps(dataset.train, rows, rates, clocks, rows, 0, config.seed)
+    apart = {name: one.schedule for name, one in {TASK: config.optimizer, **config.optimizers}.items() if one.schedule}
+    own = {name: [rate_factor(schedule, clock) for clock in clocks] for name, schedule in apart.items()}
+    return Steps(dataset.train, rows, rates, clocks, own, rows, 0, config.seed)
 
 
 def evaluated(

@@ -134,3 +134,20 @@ def test_two_processes_learn_what_one_learns_with_the_joint_batch(rule: str, tmp
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("two")] == ["two"]
     assert done.stdout.count("test error") == epochs + 2
+
+
+def test_a_second_optimizer_has_a_schedule_of_its_own_in_both_engines() -> None:
+    loaded = ruledsl.load("information_alignment")
+    align = {"align": {"name": "adam", "lr": 0.01, "schedule": {"warmup": 1, "at": [2]}}}
+    settings = {"optimizer": SGD, "optimizers": align, "schedule": {"warmup": 2}, "epochs": 4}
+    ours, theirs = both(loaded, "digits_lenet", digits(96), **settings)
+    found = theirs.engine.net.state_dict()
+    plain, _ = both(
+        loaded, "digits_lenet", digits(96), **{**settings, "optimizers": {"align": {"name": "adam", "lr": 0.01}}}
+    )
+    ours.losses(), theirs.losses(), plain.losses()
+    program = loaded.compile("jax")
+    others = in_torch(plain, program)
+    for path, value in in_torch(ours, program).items():
+        np.testing.assert_allclose(value, found[path].numpy(), rtol=1e-3, atol=1e-4, err_msg=path)
+    assert np.abs(others["fc2.B"] - found["fc2.B"].numpy()).max() > 1e-3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from ruledsl import data
+from ruledsl.data import files
 from ruledsl.data.idx import read_idx
 from ruledsl.errors import UserError
 
@@ -86,27 +88,27 @@ def test_an_evaluation_meets_the_last_images_too() -> None:
 def test_mnist_is_found_below_the_folder_of_the_call_and_of_the_environment(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert data.load("mnist", folder).shape == (1, 4, 5)
-    assert data.load("mnist", folder / "mnist").shape == (1, 4, 5)
+    assert data.load("mnist", folder, verify=False).shape == (1, 4, 5)
+    assert data.load("mnist", folder / "mnist", verify=False).shape == (1, 4, 5)
     monkeypatch.setenv("RULEDSL_DATA", str(folder))
-    mnist = data.load("mnist")
+    mnist = data.load("mnist", verify=False)
     assert len(mnist.train) == 12
     assert mnist.train.images[0].ravel().tolist() == pytest.approx([(i % 10) / 255 for i in range(20)])
 
 
 def test_fashion_mnist_is_not_taken_from_a_folder_of_mnist(folder: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
-        data.load("fashion_mnist", folder / "mnist")
+        data.load("fashion_mnist", folder / "mnist", verify=False)
     (folder / "mnist").rename(folder / "fashion_mnist")
-    assert data.load("fashion_mnist", folder).name == "fashion_mnist"
+    assert data.load("fashion_mnist", folder, verify=False).name == "fashion_mnist"
     with pytest.raises(UserError, match="is missing"):
-        data.load("mnist", folder)
+        data.load("mnist", folder, verify=False)
 
 
 def test_a_missing_file_is_named_with_the_places_and_the_publication(folder: Path) -> None:
     (folder / "mnist" / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(UserError) as caught:
-        data.load("mnist", folder)
+        data.load("mnist", folder, verify=False)
     message = str(caught.value)
     assert "t10k-labels-idx1-ubyte.gz" in message
     assert str(folder / "mnist") in message
@@ -140,7 +142,7 @@ def test_a_broken_file_is_named_with_what_is_wrong(folder: Path, damage: Callabl
     path = folder / "mnist" / "train-images-idx3-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError) as caught:
-        data.load("mnist", folder)
+        data.load("mnist", folder, verify=False)
     assert said in str(caught.value)
     assert "ubyte" in str(caught.value)
 
@@ -149,14 +151,14 @@ def test_labels_outside_the_classes_are_refused(folder: Path) -> None:
     path = folder / "mnist" / "train-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(idx((12,))[:-1] + b"\x0b"))
     with pytest.raises(UserError, match="label 11"):
-        data.load("mnist", folder)
+        data.load("mnist", folder, verify=False)
 
 
 def test_an_unzipped_file_is_read_too(folder: Path) -> None:
     path = folder / "mnist" / "train-images-idx3-ubyte.gz"
     path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
     path.unlink()
-    assert len(data.load("mnist", folder).train) == 12
+    assert len(data.load("mnist", folder, verify=False).train) == 12
 
 
 def test_the_real_mnist_has_its_published_sizes(dataset_folder: Callable[[str], Path]) -> None:
@@ -165,7 +167,7 @@ def test_the_real_mnist_has_its_published_sizes(dataset_folder: Callable[[str], 
     assert labels[:5].tolist() == [7, 2, 1, 0, 4]
 
 
-@pytest.mark.parametrize(("name", "said"), [("mnits", "did you mean `mnist`?"), ("cifar", "there are: digits")])
+@pytest.mark.parametrize(("name", "said"), [("mnits", "did you mean `mnist`?"), ("cifar", "did you mean `cifar10`?")])
 def test_an_unknown_dataset_gets_a_suggestion(name: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         data.load(name)
@@ -175,3 +177,25 @@ def test_an_unknown_dataset_gets_a_suggestion(name: str, said: str) -> None:
 def test_an_unknown_option_of_a_dataset_gets_a_suggestion() -> None:
     with pytest.raises(UserError, match="did you mean `classes`"):
         data.load("synthetic", clases=3)
+
+
+def test_a_file_that_is_not_the_published_one_is_named(folder: Path) -> None:
+    with pytest.raises(UserError, match="is not the published file: its MD5 checksum is") as caught:
+        data.load("mnist", folder)
+    assert "data.options.verify=false" in str(caught.value)
+
+
+def test_a_checksum_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    assert files.verified(path, "900150983cd24fb0d6963f7d28e17f72") == path
+    monkeypatch.setattr(files, "hashlib", None)  # whoever computes one now fails
+    assert files.verified(path, "900150983cd24fb0d6963f7d28e17f72") == path
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(AttributeError):
+        files.verified(path, "900150983cd24fb0d6963f7d28e17f72")
+
+
+def test_mnist_has_the_published_checksums(dataset_folder: Callable[[str], Path]) -> None:
+    assert len(data.load("mnist", dataset_folder("mnist")).train) == 60_000

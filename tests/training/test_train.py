@@ -45,7 +45,7 @@ def engine(config: Config, rule: str | None) -> tuple[Engine, data.Dataset]:
 
 def steps(engine: Engine, dataset: data.Dataset, epoch: int) -> list[Score]:
     batches = enumerate(dataset.train.shuffled(16, 0, epoch))
-    return [engine.step(batch, 1.0, Clock(8 * epoch + i, 8, 2)) for i, batch in batches]
+    return [engine.step(batch, {"": 1.0}, Clock(8 * epoch + i, 8, 2)) for i, batch in batches]
 
 
 @pytest.mark.parametrize("rule", EVERY_RULE)
@@ -369,7 +369,7 @@ def compiled(rule: str) -> Program:
 def scheduled(engine: Engine, dataset: data.Dataset, rule: str, epoch: int) -> list[Score]:
     batches = enumerate(dataset.train.shuffled(16, 0, epoch))
     clocks = [(Clock(8 * epoch + i, 8, 2), batch) for i, batch in batches]
-    return [engine.step(batch, 1.0, clock) for clock, batch in clocks]
+    return [engine.step(batch, {"": 1.0}, clock) for clock, batch in clocks]
 
 
 def test_a_phase_without_the_batch_has_no_score(tmp_path: Path) -> None:
@@ -433,7 +433,7 @@ def test_a_parameter_follows_its_schedule(tmp_path: Path) -> None:
     made, dataset = engine(config, "kolen_pollack")
     batch = next(iter(dataset.train.shuffled(16, 0, 0)))
     for step, value in ((0, 0.5), (8, 0.3)):
-        made.step(batch, 1.0, Clock(step, 8, 2))
+        made.step(batch, {"": 1.0}, Clock(step, 8, 2))
         assert float(made.net.ruledsl.settings["decay"]) == pytest.approx(value)  # type: ignore[union-attr, arg-type]
     run = train(config)
     assert read_config(run.folder / "config.toml").schedules["decay"].end == 0.1

@@ -93,7 +93,7 @@ def test_nothing_is_compiled_after_the_first_epoch(rule: str | None, settings: d
         for run in runs[1:]:
             list(engine.steps(run))
             engine.evaluate(dataset.test, 50)
-            engine.probe(), engine.state()
+            engine.probe(dataset.test), engine.state()
     assert not found
 
 
