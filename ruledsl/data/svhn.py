@@ -42,11 +42,11 @@ def _split(name: str, data_dir: Path | None, verify: bool) -> Split:
 
 def read(path: Path, size: int | None = None) -> Split:
     """The images of such a file, X [32, 32, 3, n] and y [n] from 1 to 10, which stands for 0. Raises UserError."""
-    loadmat = need("scipy.io", "the dataset svhn", "train").loadmat
+    matlab = need("scipy.io.matlab", "the dataset svhn", "train")
     try:
-        found = loadmat(path, variable_names=["X", "y"])
+        found = matlab.loadmat(path, variable_names=["X", "y"])
         pixels, digits = found["X"], found["y"].ravel()
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, matlab.MatReadError) as error:
         raise broken(path, f"it is no MATLAB file with X and y ({error})") from None
     if pixels.shape[:3] != (32, 32, 3) or pixels.shape[3:] != digits.shape or pixels.dtype != np.uint8:
         raise broken(path, f"X is {pixels.dtype} of {pixels.shape} and y of {digits.shape}, not 32 x 32 x 3 x n and n")

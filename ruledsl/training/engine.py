@@ -175,6 +175,25 @@ def decaying_by_themselves(program: Program) -> frozenset[str]:
     return frozenset(tensor.name for tensor in program.tensors if tensor.own_decay)
 
 
+ERRORS = frozenset(("delta", "delta_k", "e", "target"))
+"""What tells a layer of the labels."""
+
+
+def hears_of_labels(program: Program) -> bool:
+    """Whether anything that moves W reads errors or the target."""
+    read: dict[str, set[str]] = {}
+    for each in program.functions:
+        read.setdefault(each.name, set()).update(each.arguments)
+    reached: set[str] = set()
+    waiting = [f.name for f in program.functions if f.target == "W" and f.role in ("grad", "complete", "assign")]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += read.get(name, ())
+    return bool(reached & ERRORS)
+
+
 def weights(state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The part of an engine's state that is the network, under the names that the backend's own users know."""
     return {name.removeprefix("network."): np.ascontiguousarray(a) for name, a in state.items() if _of_network(name)}

@@ -21,7 +21,7 @@ from ruledsl.locality.steadiness import moves_thresholds
 from ruledsl.program import TASK, Program, Schedule
 from ruledsl.training.config import BUILT_IN, NO_RULE, Config, OptimizerConfig, as_settings
 from ruledsl.training.connections import connections
-from ruledsl.training.engine import Engine, decaying_by_themselves, find_engine
+from ruledsl.training.engine import Engine, decaying_by_themselves, find_engine, hears_of_labels
 from ruledsl.training.schedule import first_epochs
 
 if TYPE_CHECKING:
@@ -269,4 +269,9 @@ def _notes(prepared: Prepared) -> list[str]:
                 notes.append(
                     f"the rule decays {decayed} itself: {which}'s decay of {optimizer.decay} does not act on them"
                 )
+    parts = [*prepared.programs, *(each and each[1] for each in prepared.layers.values())]
+    there = [program for program in parts if program is not None]
+    if there and None not in parts[2:] and not any(map(hears_of_labels, there)):
+        names = " and ".join(dict.fromkeys(program.rule for program in there))
+        notes.append(f"{names} moves W by activity alone: nothing tells it of labels, and it classifies by guessing")
     return list(dict.fromkeys(notes))

@@ -128,7 +128,7 @@ def test_stl10_is_kept_by_columns(tmp_path: Path) -> None:
     found = stl10.load(tmp_path, False, {"train": 2, "test": 1})
     assert found.train.labels.tolist() == [0, 9] and found.test.labels.tolist() == [3]
     assert found.train.images[1, 2, 10, 20] == np.float32(pixels[1, 2, 20, 10]) / np.float32(255)
-    with pytest.raises(UserError, match="not those of 5000 images"):
+    with pytest.raises(UserError, match="where there are 5000 images"):
         data.load("stl10", tmp_path, verify=False)
 
 

@@ -11,6 +11,7 @@ from ruledsl import architectures, data
 from ruledsl.cli.main import main
 from ruledsl.data.augment import augmentations
 from ruledsl.training import presets, read_config
+from ruledsl.training.preparation import prepare
 from ruledsl.training.settings import for_rule
 
 
@@ -78,3 +79,9 @@ def test_a_rule_learns_the_digits_with_nothing_else_set(rule: str, tmp_path: Pat
     for seed in range(3):
         run = train(read_config(rule=rule, epochs=12, seed=seed, probe_every=0, out=tmp_path / f"{seed}"))
         assert run.test_error < bound
+
+
+@pytest.mark.parametrize("rule", [name for name in ruledsl.names() if ruledsl.load(name).kind == "rule"])
+def test_a_rule_that_cannot_learn_labels_says_so_before_it_starts(rule: str, tmp_path: Path) -> None:
+    notes = prepare(read_config(rule=rule, out=tmp_path / "run")).notes
+    assert any("classifies by guessing" in note for note in notes) == rule.startswith("oja")
