@@ -212,6 +212,11 @@ class Engine:
         seen = look(self.learner, self.carry, self.numbers, *told)
         return self.probes.measure(seen)
 
+    def peak_memory(self) -> int | None:
+        """See `ruledsl.training.engine.Engine.peak_memory`."""
+        known = self.mesh.devices.flat[0].memory_stats() or {}
+        return known.get("peak_bytes_in_use")
+
     def agreed(self, number: float) -> float:
         """See `ruledsl.training.engine.Engine.agreed`."""
         if jax.process_count() == 1:

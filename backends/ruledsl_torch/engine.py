@@ -166,6 +166,11 @@ class Engine:
     def together(self, others: Sequence[Engine]) -> None:
         """See `ruledsl.training.engine.Engine.together`: one after the other."""
 
+    def peak_memory(self) -> int | None:
+        """See `ruledsl.training.engine.Engine.peak_memory`."""
+        device = self.place.device
+        return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
     def agreed(self, number: float) -> float:
         """See `ruledsl.training.engine.Engine.agreed`."""
         return self.place.largest(number)

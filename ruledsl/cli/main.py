@@ -33,6 +33,7 @@ COMMANDS = {
     "fmt": "ruledsl.cli.fmt:command",
     "train": "ruledsl.cli.train:command",
     "compare": "ruledsl.cli.compare:command",
+    "bench": "ruledsl.cli.bench:command",
     "plot": "ruledsl.cli.plot:command",
 }
 FINE, RULE_HAS_ERRORS, CALL_WAS_WRONG, ASKED_TO_STOP = 0, 1, 2, 128

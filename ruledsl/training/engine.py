@@ -150,6 +150,9 @@ class Engine(Protocol):
         learning rates, parameters of rules.
         """
 
+    def peak_memory(self) -> int | None:
+        """Bytes of its device that were in use at most; None where the device does not say, as CPUs don't."""
+
     def agreed(self, number: float) -> float:
         """The largest of the numbers that the processes say which share the run: all of them ask at the same steps."""
 
@@ -183,7 +186,8 @@ def hears_of_labels(program: Program) -> bool:
     """Whether anything that moves W reads errors or the target."""
     read: dict[str, set[str]] = {}
     for each in program.functions:
-        read.setdefault(each.name, set()).update(each.arguments)
+        for name in (each.name, *((each.target,) if each.role == "term" and each.target else ())):
+            read.setdefault(name, set()).update(each.arguments)
     reached: set[str] = set()
     waiting = [f.name for f in program.functions if f.target == "W" and f.role in ("grad", "complete", "assign")]
     while waiting:
