@@ -30,7 +30,7 @@ def command(
 ) -> None:
     """Measure images per second and peak memory of a rule against the framework's own backpropagation, in one run.
 
-    Settings are those of train: --set data.batch_size=64, --set device=cuda, --set precision=bfloat16, --set compile=true.
+    Settings are those of train, such as --set data.batch_size=64, --set device=cuda or --set precision=bfloat16.
     """
     from ruledsl.experiments.bench import bench
 
