@@ -12,7 +12,7 @@ from benchmarks.targets import Measured
 from ruledsl import data
 from ruledsl.training import Config, Listener
 from ruledsl.training.loop import run
-from ruledsl.training.train import load_compiled, prepare_with
+from ruledsl.training.preparation import load_compiled, prepare_with
 
 
 def share(backend: str, epochs: int) -> Measured:

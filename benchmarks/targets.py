@@ -51,6 +51,10 @@ TARGETS = (
     Target("jax_steps", "direct_feedback_alignment", JAX_STEP + "direct_feedback_alignment", 0.75),
     Target("trainers", "mlp", TRAINER + "MLP 784-256-10, MNIST", 0.5),
     Target("trainers", "lenet", TRAINER + "LeNet, MNIST", 1.3),
+    Target("overhead", "share", "time of an epoch outside of its steps, LeNet on MNIST, batch 128", 0.03),
+    Target(
+        "images", "ratio", "folder of JPEGs, 2 workers, 224x224 random parts: time, ratio to decoding alone", 1 / 0.9
+    ),
     Target("probes", "torch", "probes, LeNet on MNIST, batch 128, 5 epochs: share of the run", 0.03),
     Target("probes", "jax", "JAX: probes, LeNet on MNIST, batch 128, 5 epochs: share of the run", 0.03),
     Target("populations", "small mlp", POPULATION + "MLP 64-32-10, digits", 1.05),

@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 from backends.both import both, digits, in_torch
 
 import ruledsl
+from ruledsl import architectures
 from ruledsl.architectures import Architecture
 from ruledsl.architectures.components import BatchNorm, Conv, Dense, GlobalAveragePool, Norm, Pool, Residual
 from ruledsl.rule import Rule
@@ -142,3 +143,17 @@ RESIDUAL = Architecture(
 )
 def test_residual_networks_with_normalisations_learn_the_same(name: str) -> None:
     same(name, RESIDUAL)
+
+
+TRANSFORMERS = [{"patch": 4, "reading": "token"}, {"patch": 2, "reading": "mean"}]
+
+
+@pytest.mark.parametrize("options", TRANSFORMERS, ids=str)
+@pytest.mark.parametrize("name", ["backprop", "feedback_alignment", "kolen_pollack", "usf_sn"])
+def test_transformers_learn_the_same(name: str, options: dict[str, Any]) -> None:
+    same(name, architectures.get("vit_cifar", (1, 8, 8), 10, width=12, depth=2, heads=2, **options))
+
+
+@pytest.mark.parametrize("norm", ["before", "after"])
+def test_preactivated_residual_networks_learn_the_same(norm: str) -> None:
+    same("backprop", architectures.get("resnet20_cifar_v2", (1, 8, 8), 10, norm=norm), epochs=1, images=48)
