@@ -56,7 +56,9 @@ class Flip:
 
     def train(self, images: Images, draws: Draws) -> Images:
         turned = draws.random(len(images)) < 0.5
-        return np.where(turned[:, None, None, None], images[..., ::-1], images)
+        flipped = images.copy()
+        flipped[turned] = images[turned][..., ::-1]
+        return flipped
 
     def test(self, images: Images) -> Images:
         return images

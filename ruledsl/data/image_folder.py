@@ -76,9 +76,10 @@ class Reader:
 
     def ready(self, pixels: Any) -> Images:
         """Bytes as the numbers that a network sees."""
-        return (np.ascontiguousarray(pixels, np.float32) / np.float32(255) - np.float32(self.mean)) / np.float32(
-            self.std
-        )
+        images: Images = np.ascontiguousarray(pixels).astype(np.float32)
+        images *= np.float32(1 / (255 * self.std))
+        images -= np.float32(self.mean / self.std)
+        return images
 
 
 @dataclass(frozen=True)
