@@ -128,7 +128,7 @@ def test_ctrl_c_is_one_message_and_status_130(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.startswith("error: interrupted in epoch")
+    assert said.startswith("error: interrupted by SIGINT in epoch")
     assert "Traceback" not in said
     assert json.loads((out / "summary.json").read_text())["status"] == "interrupted"
 

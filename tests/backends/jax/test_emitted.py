@@ -44,7 +44,7 @@ rule two_optimizers {
   phase sleep { drive x = normal(0, 1)  W <- 0.5 * W + outer(u, x)  grad b = total(u) by align }
   optimizer align = sgd(lr = 0.1)
   schedule { each step : task, dream, sleep }
-  locality { allow value(W) }
+  locality { allow value(W)  allow pool(positions) }
 }
 rule moved_weights {
   fixed B : post -> pre ~ normal(0, 1)

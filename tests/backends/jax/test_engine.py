@@ -89,6 +89,7 @@ def test_nothing_is_compiled_after_the_first_epoch(rule: str | None, settings: d
     engine.evaluate(dataset.test, 50)
     list(engine.steps(runs[0]))
     engine.evaluate(dataset.test, 50)
+    engine.probe(dataset.test), engine.state()
     with compilations() as found:
         for run in runs[1:]:
             list(engine.steps(run))

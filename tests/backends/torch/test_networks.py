@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from ruledsl import architectures
-from ruledsl_torch.networks import activations, build
-
-INPUTS = {
-    "mlp": (1, 8, 8),
-    "digits_lenet": (1, 8, 8),
-    "moskovitz_mnist": (1, 28, 28),
-    "moskovitz_cifar10_1": (3, 24, 24),
-    "moskovitz_cifar10_2": (3, 32, 32),
-    "liao_mnist": (1, 28, 28),
-    "liao_cifar": (3, 32, 32),
-    "liao_svhn": (3, 32, 32),
-    "liao_timit": (1845,),
-    "liao_other": (3, 119, 119),
-    "resnet18_cifar": (3, 32, 32),
-    "resnet18": (3, 64, 64),
-    "resnet50": (3, 64, 64),
-}
+from ruledsl_torch.networks import Network, activations, build
 
 
 @pytest.mark.parametrize("name", architectures.TABLE)
 def test_every_network_has_the_shapes_and_parameters_of_the_data_layer(name: str) -> None:
-    architecture = architectures.get(name, INPUTS[name.removesuffix("_bn")], 10)
-    net = build(architecture)
+    architecture = architectures.usual(name)
+    with torch.device("meta"):  # shapes without numbers
+        net = Network(architecture)
+        images = torch.empty(2, *architecture.input_shape)
     shapes: dict[str, tuple[int, ...]] = {}
     for place in architecture.weight_layers():
         module = net.get_submodule(place.path)
         module.register_forward_hook(lambda m, i, o, path=place.path: shapes.update({path: tuple(o.shape[1:])}))
-    logits = net(torch.randn(2, *architecture.input_shape))
-    assert logits.shape == (2, 10)
+    assert net(images).shape == (2, architecture.classes)
     assert shapes == {place.path: place.output_shape for place in architecture.weight_layers()}
     assert sum(p.numel() for p in net.parameters()) == architecture.parameter_count()
+    kernels = {path: tuple(net.get_submodule(path).weight.shape) for path in architecture.kernels()}
+    assert kernels == {path: kernel.shape for path, kernel in architecture.kernels().items()}
+
+
+@pytest.mark.parametrize("name", architectures.TABLE)
+def test_every_network_has_the_same_layers_in_jax(name: str) -> None:
+    networks, layouts = pytest.importorskip("ruledsl_jax.networks"), pytest.importorskip("ruledsl_jax.layouts")
+    architecture = architectures.usual(name)
+    maps, kernels = networks.linear_maps(architecture), architecture.kernels()
+    assert list(maps) == list(kernels)
+    for place in architecture.weight_layers():
+        blank = np.broadcast_to(np.float32(0), kernels[place.path].shape)
+        assert maps[place.path].kernel_shape == layouts.kernel_to_jax(blank).shape
 
 
 @pytest.mark.parametrize("norm", ["before", "after"])
