@@ -117,11 +117,10 @@ def _prepared(
     layers: Mapping[str, Any], traced: Trace, assembly: Assembly, seed: int
 ) -> dict[str, tuple[Following, dict[str, Any]]]:
     """What the layers follow, and the tensors that rules and constraints add, by the names that layers give them."""
-    sizes = {name: None if place.input_shape is None else place.input_shape for name, place in assembly.places.items()}
-    maps = {
-        name: KINDS[type(layers[name])].map_for(layers[name], shape and tuple(shape[1:-1]))
-        for name, shape in sizes.items()
-    }
+    sizes = {name: place.input_shape for name, place in assembly.places.items()}
+    kinds = {name: KINDS[type(layers[name])] for name in sizes}
+    within = {name: shape and kinds[name].size_of(layers[name], shape) for name, shape in sizes.items()}
+    maps = {name: kinds[name].map_for(layers[name], size) for name, size in within.items()}
     found = {}
     for name, place in assembly.places.items():
         met, shape = traced.layers.get(name), sizes[name]
@@ -131,8 +130,8 @@ def _prepared(
                 f"rules={{{name!r}: None}} leaves it alone",
             )
         own = Taught.at(name, place, maps, assembly.classes, met.sends if met else True)
-        size, batch = (None, None) if shape is None else (tuple(shape[1:-1]), int(shape[0]))
-        following = Following(place.part, own, assembly.constraints, (seed, name), size, batch)
+        batch = None if shape is None else int(shape[0])
+        following = Following(place.part, own, assembly.constraints, (seed, name), within[name], batch)
         found[name] = following, _first(layers[name], following, Streams(seed, name))
     return found
 
@@ -143,7 +142,7 @@ def _first(layer: Any, following: Following, source: Streams) -> dict[str, Any]:
     bias = getattr(layer, "bias", None)
     W = kind.flat(layer, "W", getattr(layer, kind.weights).get_value())
     b = None if bias is None else kind.flat(layer, "b", bias.get_value())
-    key = host_streams(source, part.program, taught.linear, list(taught.downstream))
+    key = host_streams(source, part.program, taught.linear, taught.downstream)
     params, state = taught.first(key, W, b, part.parameters)
     made = {name: value for name, value in (params._asdict() | state._asdict()).items() if name not in ("W", "b")}
     for one in following.constraints:

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ruledsl.program import Program
+from ruledsl.verification import sequences
 from ruledsl.verification.executor import Precision, Results, collect
-from ruledsl.verification.geometries import DenseGeometry, Geometry
+from ruledsl.verification.geometries import ConvGeometry, DenseGeometry, Geometry, SequenceGeometry
 from ruledsl_jax import layouts
 from ruledsl_jax.dependence import Dependence
 from ruledsl_jax.devices import keep_programs
@@ -64,26 +65,30 @@ def _executed(
     precision: Precision,
     compute: Callable[[dict[str, Any]], Results],
 ) -> Results:
-    spaces = _spaces(program)
+    if isinstance(geometry, SequenceGeometry):
+        values = sequences.to_backend(program, geometry, values)
+    spaces = sequences.spaces_of(program)
     with jax.enable_x64(precision == "float64"):
         computed = compute(arguments_of(program, geometry, values, precision))
         results = {name: np.asarray(value) for name, value in computed.items()}
     back: Results = {}
     for name, value in results.items():
         if name == "send":
-            value = np.broadcast_to(value, layouts.activity_to_jax(values["x"]).shape)
-            back[name] = layouts.activity_from_jax(value)
+            value = np.broadcast_to(value, _activity_to_jax(geometry, name, values["x"]).shape)
+            back[name] = value if isinstance(geometry, SequenceGeometry) else layouts.activity_from_jax(value)
         else:
             target = name.split(" ")[1]
             full = np.shape(tensor_to_jax(geometry, spaces[target], values[target]))
             back[name] = tensor_from_jax(geometry, spaces[target], np.broadcast_to(value, full))
-    return back
+    return sequences.from_backend(program, geometry, back) if isinstance(geometry, SequenceGeometry) else back
 
 
 def dependent(
     program: Program, phase: str, geometry: Geometry, values: Mapping[str, Any], precision: Precision, name: str
 ) -> set[str]:
     """The outputs of a phase that depend on the argument `name`, as the jaxpr says: no value is tried."""
+    if isinstance(geometry, SequenceGeometry):
+        values = sequences.to_backend(program, geometry, values)
     with jax.enable_x64(precision == "float64"):
         arguments = arguments_of(program, geometry, values, precision)
 
@@ -97,6 +102,8 @@ def dependent(
 
 def linear_map(geometry: Geometry) -> Linear:
     """The linear map of a geometry; a transposed convolution is one of x with zeros between its entries."""
+    if isinstance(geometry, SequenceGeometry):
+        return Dense(geometry.units_in, geometry.units_out, geometry.positions)
     sizes = geometry.arguments()
     if isinstance(geometry, DenseGeometry):
         return Dense(**sizes)
@@ -113,34 +120,37 @@ def tensor_to_jax(geometry: Geometry, space: Sequence[str], value: Any) -> Any:
     """A tensor of a rule in JAX's layout."""
     if _turned(geometry, space):
         value = layouts.turned(value, geometry.groups)  # type: ignore[union-attr]
-    return layouts.tensor_to_jax(space, value, _own_axes(geometry))
+    return layouts.tensor_to_jax(space, value, _own_axes(geometry), _moves(geometry))
 
 
 def tensor_from_jax(geometry: Geometry, space: Sequence[str], value: Any) -> Any:
     """The inverse of `tensor_to_jax`."""
-    value = layouts.tensor_from_jax(space, value, _own_axes(geometry))
+    value = layouts.tensor_from_jax(space, value, _own_axes(geometry), _moves(geometry))
     return layouts.turned(value, geometry.groups) if _turned(geometry, space) else value  # type: ignore[union-attr]
 
 
 def _turned(geometry: Geometry, space: Sequence[str]) -> bool:
-    return {*space} == {"pre", "post"} and not isinstance(geometry, DenseGeometry) and geometry.transposed
+    return {*space} == {"pre", "post"} and isinstance(geometry, ConvGeometry) and geometry.transposed
 
 
 def _own_axes(geometry: Geometry) -> int:
-    return 1 if isinstance(geometry, DenseGeometry) else 1 + len(geometry.kernel_size)
+    return len(linear_map(geometry).pre_shape)
 
 
-def _spaces(program: Program) -> dict[str, tuple[str, ...]]:
-    """By tensor, where it lives; what an optimizer moves is like a kernel."""
-    spaces = {tensor.name: tensor.space for tensor in program.tensors}
-    return {name: ("pre", "post") if space == ("p",) else space for name, space in spaces.items()}
+def _moves(geometry: Geometry) -> tuple[bool, bool]:
+    return True, linear_map(geometry).channels_move
+
+
+def _activity_to_jax(geometry: Geometry, name: str, value: Any) -> Any:
+    own = name != "delta_k"
+    return value if own and isinstance(geometry, SequenceGeometry) else layouts.activity_to_jax(value)
 
 
 def arguments_of(
     program: Program, geometry: Geometry, values: Mapping[str, Any], precision: Precision
 ) -> dict[str, Any]:
     """Everything that the functions of a program are called with, in JAX's layout."""
-    spaces = {"g": ("pre", "post"), **_spaces(program)}
+    spaces = sequences.spaces_of(program)
     static = {
         "layer": linear_map(geometry),
         **dict(zip(("phi", "dphi"), ACTIVATIONS[values.get("activation", "tanh")], strict=True)),
@@ -158,5 +168,5 @@ def _to_jax(name: str, value: Any, spaces: Mapping[str, Sequence[str]], geometry
     if name in spaces:
         value = tensor_to_jax(geometry, spaces[name], value)
     elif name in _ACTIVITY:
-        value = layouts.activity_to_jax(value)
+        value = _activity_to_jax(geometry, name, value)
     return jnp.asarray(value, dtype=dtype)

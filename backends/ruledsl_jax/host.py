@@ -19,14 +19,16 @@ from ruledsl_jax.linear import Linear
 from ruledsl_jax.randomness import Shape
 
 
-def host_streams(source: Source, program: Program, layer: Linear, downstream: Sequence[str] = ()) -> HostStreams:
+def host_streams(
+    source: Source, program: Program, layer: Linear, downstream: Mapping[str, Linear | None] | None = None
+) -> HostStreams:
     """What `init(layer, key)` of a rule or a constraint takes in the place of a key.
 
     source      `ruledsl.streams.Streams(seed, path)`
-    downstream  the paths of the layers that `init` is told of
+    downstream  the layers that `init` is told of, by their paths
     """
     spaces = {tensor.stream: tensor.space for tensor in program.tensors}
-    return HostStreams(source, spaces, len(layer.pre_shape), downstream)
+    return HostStreams(source, spaces, layer, downstream or {})
 
 
 @dataclass(frozen=True)
@@ -35,20 +37,28 @@ class HostStreams:
 
     source: Source
     spaces: Mapping[str, Sequence[str]]
-    own_axes: int
-    downstream: Sequence[str] = ()
+    layer: Linear
+    downstream: Mapping[str, Linear | None]
 
     def of(self, *names: int | str) -> HostStream:
         """The stream of a tensor: of one of a family, for the layer with that number; of an activity, in a phase."""
-        draws = self.source.of(*(self.downstream[name] if isinstance(name, int) else name for name in names))
+        paths = list(self.downstream)
+        draws = self.source.of(*(paths[name] if isinstance(name, int) else name for name in names))
         if names[0] not in self.spaces:
-            return HostStream(draws, layouts.activity_to_jax, layouts.activity_from_jax)
-        space, axes = self.spaces[str(names[0])], self.own_axes
+            turns = layouts.activity_to_jax, layouts.activity_from_jax
+            return HostStream(draws, *(turns if self.layer.channels_move else (_unturned, _unturned)))
+        far = next((self.downstream[paths[name]] for name in names if isinstance(name, int)), None)
+        moves = far is not None and far.channels_move, self.layer.channels_move
+        space, axes = self.spaces[str(names[0])], len(self.layer.pre_shape)
         return HostStream(
             draws,
-            lambda value: layouts.tensor_to_jax(space, value, axes),
-            lambda value: layouts.tensor_from_jax(space, value, axes),
+            lambda value: layouts.tensor_to_jax(space, value, axes, moves),
+            lambda value: layouts.tensor_from_jax(space, value, axes, moves),
         )
+
+
+def _unturned(value: Any) -> Any:
+    return value
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ The functions transpose without copying and take NumPy arrays, JAX arrays and an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 Array = Any
+Moves = tuple[bool, bool]
 
 
 def activity_to_jax(v: Array) -> Array:
@@ -39,37 +40,42 @@ def turned(M: Array, groups: int) -> Array:
     return grouped.reshape(groups * second, first // groups, *size)[(..., *(slice(None, None, -1) for _ in size))]
 
 
-def broadcast_map_to_jax(M: Array, own_axes: int) -> Array:
+def broadcast_map_to_jax(M: Array, own_axes: int, moves: Moves = (True, True)) -> Array:
     """A map [*far space, *own space] from `out` or `post[k]`; a convolution counts channels among `own_axes`.
 
+    moves  whether channels stand first in the far space and in the own: [positions, units] is the same everywhere
     [classes, channels, height, width] -> [classes, height, width, channels]
     """
-    far_axes = M.ndim - own_axes
-    return M.transpose(*_channels_last(far_axes), *(far_axes + axis for axis in _channels_last(own_axes)))
+    return _by_sides(M, own_axes, moves, _channels_last)
 
 
-def broadcast_map_from_jax(M: Array, own_axes: int) -> Array:
+def broadcast_map_from_jax(M: Array, own_axes: int, moves: Moves = (True, True)) -> Array:
     """[classes, height, width, channels] -> [classes, channels, height, width], and likewise for `post[k]`."""
-    far_axes = M.ndim - own_axes
-    return M.transpose(*_channels_first(far_axes), *(far_axes + axis for axis in _channels_first(own_axes)))
+    return _by_sides(M, own_axes, moves, _channels_first)
 
 
-def tensor_to_jax(space: Sequence[str], value: Array, own_axes: int) -> Array:
+def tensor_to_jax(space: Sequence[str], value: Array, own_axes: int, moves: Moves = (True, True)) -> Array:
     """A tensor of a rule, `space` as in `ruledsl.program.Tensor`; `own_axes` of one example of its layer's x."""
     if len(space) < 2:
         return value
     if set(space) == {"pre", "post"}:
         return kernel_to_jax(value)
-    return broadcast_map_to_jax(value, own_axes)
+    return broadcast_map_to_jax(value, own_axes, moves)
 
 
-def tensor_from_jax(space: Sequence[str], value: Array, own_axes: int) -> Array:
+def tensor_from_jax(space: Sequence[str], value: Array, own_axes: int, moves: Moves = (True, True)) -> Array:
     """The inverse of `tensor_to_jax`."""
     if len(space) < 2:
         return value
     if set(space) == {"pre", "post"}:
         return kernel_from_jax(value)
-    return broadcast_map_from_jax(value, own_axes)
+    return broadcast_map_from_jax(value, own_axes, moves)
+
+
+def _by_sides(M: Array, own_axes: int, moves: Moves, order: Callable[[int], Sequence[int]]) -> Array:
+    far_axes = M.ndim - own_axes
+    far, own = (order(n) if move else range(n) for n, move in zip((far_axes, own_axes), moves, strict=True))
+    return M.transpose(*far, *(far_axes + axis for axis in own))
 
 
 def _channels_last(axes: int) -> tuple[int, ...]:

@@ -62,7 +62,6 @@ def learner_of(
         raise UserError(f"{what} need a rule for the network", "rule = backprop learns what autograd learns")
     batch_size = config.data.batch_size
     assembly = _assembly(architecture, maps, rule, output, layers, constraints, batch_size)
-    _refuse_sequences(assembly, maps)
     parts = tuple({id(place.part): place.part for place in assembly.places.values()}.values())
     drives = any(f.role == "drive" for part in parts for f in part.program.functions)
     if drives and config.data.batch_size_after:
@@ -109,26 +108,6 @@ def _assembly(
     }
     added = [part_of(constraint, {}) for constraint in constraints]
     return assemble(facts, trace, parts, added, phis, "jax.nn.relu")
-
-
-FAR = frozenset(("e", "target", "delta_k"))
-"""What comes to a layer from far away."""
-
-
-def _refuse_sequences(assembly: Assembly, maps: Mapping[str, Any]) -> None:
-    """Raises UserError for rules that dense layers with several positions cannot follow here: what they draw, and the
-    errors that come from far away, have no positions.
-    """
-    for path, place in assembly.places.items():
-        if not isinstance(maps[path], Dense) or place.input_shape is None or len(place.input_shape) == 2:
-            continue
-        functions = place.part.program.functions
-        if any(f.role == "drive" or FAR.intersection(f.arguments) for f in functions):
-            raise UserError(
-                f"with JAX, {place.part.program.rule} cannot teach layer {path}, which has several positions: the rule "
-                "draws its own input, or is told of errors far away",
-                "train with --backend torch, or give such layers another rule: --layer 'block*=feedback_alignment'",
-            )
 
 
 def _key(
@@ -223,7 +202,7 @@ def first(taken: Taken, seed: int) -> tuple[Carry, dict[str, Any]]:
             params[path] = Plain(W, b)
             continue
         source, part = Streams(seed, path), taken.parts[learner.rule_of[path]]
-        key = host_streams(source, part.program, own, list(layer.downstream))
+        key = host_streams(source, part.program, own, layer.downstream)
         params[path], state[path] = layer.first(key, W, b, part.parameters)
         kept[path] = tuple(
             call(

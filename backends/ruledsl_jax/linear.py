@@ -1,6 +1,6 @@
 """The linear map of a weight layer: all that the JAX backend knows of geometry.
 
-Activities are [batch, units] or [batch, *size, channels]; a dense layer takes more leading axes as well. Every map
+Activities are [batch, units], [batch, *positions, units] or, of a convolution, [batch, *size, channels]. Every map
 between pre and post, in either direction, is a kernel in the forward layout: [in, out] or [*kernel, in / groups, out].
 
 A new kind of map is one class with the properties and methods of `Dense`.
@@ -25,11 +25,16 @@ Sizes = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Dense:
-    """u = W @ x with W: [pre, post]."""
+    """u = W @ x with W: [pre, post].
+
+    positions_size  of a layer that does so in several positions, such as the tokens of a sequence: their numbers
+    """
 
     units_in: int
     units_out: int
+    positions_size: Sizes = ()
     sends: ClassVar[bool] = True
+    channels_move: ClassVar[bool] = False
 
     @property
     def kernel_shape(self) -> Sizes:
@@ -38,13 +43,13 @@ class Dense:
 
     @property
     def pre_shape(self) -> Sizes:
-        """[pre]"""
-        return (self.units_in,)
+        """[*positions, pre]"""
+        return (*self.positions_size, self.units_in)
 
     @property
     def post_shape(self) -> Sizes:
-        """[post]"""
-        return (self.units_out,)
+        """[*positions, post]"""
+        return (*self.positions_size, self.units_out)
 
     @property
     def fan_in(self) -> int:
@@ -65,29 +70,29 @@ class Dense:
         return v @ M.T
 
     def outer(self, v_post: Array, v_pre: Array, mean: Mean | None = None) -> Array:
-        """The outer product summed over the batch, or averaged: [pre, post]"""
+        """The outer product summed over batch and positions; `all` averages over both, `batch` over the batch."""
         summed = v_pre.reshape(-1, self.units_in).T @ v_post.reshape(-1, self.units_out)
-        return summed if mean is None else summed / v_post.shape[0]
+        return summed if mean is None else summed / (len(v_post) * (self.positions(v_post) if mean == "all" else 1))
 
     def spread(self, p: Array) -> Array:
         """One number per unit, ready to combine with an activity."""
         return p
 
     def sum_to_units(self, v: Array) -> Array:
-        """Sum over the batch: [batch, units] -> [units]"""
+        """Sum over batch and positions: [batch, *positions, units] -> [units]"""
         return v.reshape(-1, v.shape[-1]).sum(0)
 
     def mean_positions(self, v: Array) -> Array:
-        """v itself: a dense layer has one position."""
-        return v
+        """Mean over positions, of which the axes stay: v itself where there is one position"""
+        return v.mean(tuple(range(1, v.ndim - 1)), keepdims=True) if v.ndim > 2 else v
 
     def sum_positions(self, v: Array) -> Array:
-        """v itself: a dense layer has one position."""
-        return v
+        """Sum over positions, of which the axes stay: v itself where there is one position"""
+        return v.sum(tuple(range(1, v.ndim - 1)), keepdims=True) if v.ndim > 2 else v
 
     def positions(self, v: Array) -> int:
-        """1"""
-        return 1
+        """How many v has"""
+        return math.prod(v.shape[1:-1])
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class Convolution:
     groups: int = 1
     input_dilation: Sizes = ()
     sends: ClassVar[bool] = True
+    channels_move: ClassVar[bool] = True
 
     @property
     def units_in(self) -> int:
@@ -222,10 +228,10 @@ class Embedding(Dense):
         return M[v] if b is None else M[v] + b
 
     def outer(self, v_post: Array, v_pre: Array, mean: Mean | None = None) -> Array:
-        """The outer product with one-hot rows, summed over the batch, or averaged: [pre, post]"""
+        """The outer product with one-hot rows: [pre, post]; see `Dense.outer`"""
         summed = jnp.zeros_like(v_post, shape=self.kernel_shape)
         summed = summed.at[v_pre.reshape(-1)].add(v_post.reshape(-1, self.units_out))
-        return summed if mean is None else summed / v_post.shape[0]
+        return summed if mean is None else summed / (len(v_post) * (self.positions(v_post) if mean == "all" else 1))
 
 
 Linear = Dense | Convolution | Embedding

@@ -6,7 +6,7 @@ are the functions of its rule's module, each called with what it asks for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
@@ -86,6 +86,7 @@ class RuleLayer(nnx.Module):
     """What layers of all kinds have in common. `convert` makes them out of existing layers."""
 
     example_axes: ClassVar[int | None] = None
+    unit_axes: ClassVar[int] = 1
     weights: ClassVar[str] = "kernel"
     following: Following
     dtype: Any
@@ -133,6 +134,11 @@ class RuleLayer(nnx.Module):
     def receivers(self) -> tuple[str, ...]:
         """Second references to tensors that have a gradient already."""
         return self.receivers_of(self.following.taught)
+
+    @classmethod
+    def size_of(cls, module: Any, shape: Sequence[int]) -> tuple[int, ...]:
+        """The positions of an input of this shape, which has its batch first and its units last."""
+        return tuple(shape[1 : len(shape) - cls.unit_axes])
 
     def name_of(self, name: str) -> str:
         """What W, b, or a tensor of the rule is called here."""
@@ -187,7 +193,8 @@ class RuleLayer(nnx.Module):
 
     def linear_map(self, x: Array | None = None) -> Linear:
         """The linear map for an input x; without one, for functions that read no activity."""
-        return type(self).map_for(self, self.following.size if x is None else x.shape[1:-1])
+        size = self.following.size if x is None else x.shape[1 : x.ndim - self.unit_axes]
+        return type(self).map_for(self, size)
 
     # --- a pass ---
 
@@ -310,11 +317,11 @@ def _pairs(module: Any) -> tuple[tuple[int, int], ...]:
 
 
 def _dense(module: Any, size: Any = None) -> Linear:
-    return Dense(module.in_features, module.out_features)
+    return Dense(module.in_features, module.out_features, tuple(size or ()))
 
 
 def _general(module: Any, size: Any = None) -> Linear:
-    return Dense(prod(module.in_features), prod(module.out_features))
+    return Dense(prod(module.in_features), prod(module.out_features), tuple(size or ()))
 
 
 def _convolution(module: Any, size: tuple[int, ...] | None = None) -> Linear:
@@ -341,7 +348,7 @@ def _transposed(module: Any, size: tuple[int, ...] | None = None) -> Linear:
 
 
 def _embedding(module: Any, size: Any = None) -> Linear:
-    return Embedding(module.num_embeddings, module.features)
+    return Embedding(module.num_embeddings, module.features, tuple(size or ()))
 
 
 class RuleLinear(RuleLayer, nnx.Linear):
@@ -365,13 +372,19 @@ class RuleConvTranspose(RuleLayer, nnx.ConvTranspose):
 class RuleEmbed(RuleLayer, nnx.Embed):
     """An embedding that follows a rule: [batch, *] -> [batch, *, features]."""
 
-    example_axes, weights, map_for = 0, "embedding", _embedding
+    example_axes, weights, map_for, unit_axes = 0, "embedding", _embedding, 0
 
 
 class RuleGeneral(RuleLayer, nnx.LinearGeneral):
     """A dense layer over several axes, such as a projection of attention: [batch, *, *in] -> [batch, *, *out]."""
 
     map_for = _general
+
+    @classmethod
+    def size_of(cls, module: Any, shape: Sequence[int]) -> tuple[int, ...]:
+        """The positions of an input, which are the axes that are no units."""
+        units = {axis % len(shape) for axis in module.axis}
+        return tuple(size for axis, size in enumerate(shape) if axis not in units)[1:]
 
     def flat(self, name: str, value: Any) -> Any:
         """W: [in, out], b: [out]"""
@@ -383,7 +396,7 @@ class RuleGeneral(RuleLayer, nnx.LinearGeneral):
         count = len(self.in_features)
         x = jnp.moveaxis(inputs, self.axis, range(-count, 0))
         around = x.shape[: x.ndim - count]
-        u = self.learning_forward(x.reshape(prod(around), prod(self.in_features)))
+        u = self.learning_forward(x.reshape(*(around or (1,)), prod(self.in_features)))
         return u.reshape(*around, *self.out_features)
 
 

@@ -94,7 +94,7 @@ def layer_norms(architecture: Architecture) -> dict[str, int]:
 
 def _map(layer: Layer, shape: Shape) -> linear.Linear:
     if isinstance(layer, Dense):
-        return linear.Dense(shape[-1], layer.units)
+        return linear.Dense(shape[-1], layer.units, shape[:-1])
     assert isinstance(layer, Conv)
     own = layer.padded(shape)[1]
     sizes = (shape[0], layer.channels, layer.kernel_size, layer.seen_shape(shape)[1:])

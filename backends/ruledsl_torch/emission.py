@@ -52,8 +52,8 @@ def _where(writer: Writer, node: Node) -> str:
     return f"torch.where({condition}, {then}, {otherwise})"
 
 
-def _axis(node: Node) -> str:
-    return "0" if node.attrs[0] == "batch" else forms.units_axis(node)
+def _axis(writer: Writer, node: Node) -> str:
+    return "0" if node.attrs[0] == "batch" else forms.units_axis(writer, node)
 
 
 def _reduce(method: str, options: str = "") -> Form:
@@ -72,7 +72,7 @@ def _reduce(method: str, options: str = "") -> Form:
                 more = f", {power}" if power else ""
                 text = f"joint({writer.use('layer')}, {value}.mean(0, keepdim=True){more})"
             return forms.flat(node, text)
-        return forms.flat(node, f"{value}.{method}({_axis(node)}, keepdim=True{also})")
+        return forms.flat(node, f"{value}.{method}({_axis(writer, node)}, keepdim=True{also})")
 
     return form
 
@@ -107,7 +107,9 @@ def _l2_norm(writer: Writer, node: Node) -> str:
         return forms.flat(node, f"joint_norm({writer.use('layer')}, {value})")
     if node.attrs[0] == "positions":
         return forms.flat(node, forms.over_positions("l2_norm", "torch.sqrt", "torch.square")(writer, node))
-    return forms.flat(node, f"torch.linalg.vector_norm({value}, dim={_axis(node)}, keepdim=True).clamp(min=1e-6)")
+    return forms.flat(
+        node, f"torch.linalg.vector_norm({value}, dim={_axis(writer, node)}, keepdim=True).clamp(min=1e-6)"
+    )
 
 
 def _count(writer: Writer, node: Node) -> str:
@@ -116,7 +118,7 @@ def _count(writer: Writer, node: Node) -> str:
         return f"{value}.numel()"
     if node.attrs[0] == "positions":
         return f"{writer.use('layer')}.positions({writer.write(node.args[0])})"
-    return f"{value}.shape[{_axis(node)}]"
+    return f"{value}.shape[{_axis(writer, node)}]"
 
 
 def _full_like(writer: Writer, node: Node) -> str:

@@ -155,7 +155,7 @@ class Engine:
 
     def probe(self, held_out: Split) -> dict[str, float]:
         """See `ruledsl.training.engine.Engine.probe`."""
-        batch = next(iter(held_out.in_order(probes.HELD_OUT)))
+        batch = next(iter(held_out.some(probes.HELD_OUT).in_order(probes.HELD_OUT)))
         images, labels = self._tensors(batch)
         with torch.random.fork_rng(devices=[]):
             plain = build(self.architecture, 0).to(self.place.device)

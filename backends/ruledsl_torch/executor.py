@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from ruledsl.program import Program
+from ruledsl.verification import sequences
 from ruledsl.verification.executor import Precision, Results, collect
-from ruledsl.verification.geometries import DenseGeometry, Geometry
+from ruledsl.verification.geometries import ConvGeometry, DenseGeometry, Geometry, SequenceGeometry
 from ruledsl_torch.linear import KINDS
 
 CONVOLUTIONS = {
@@ -29,7 +30,9 @@ ACTIVATIONS: dict[str, tuple[Any, Any]] = {
 def executor(
     program: Program, phase: str, geometry: Geometry, values: Mapping[str, Any], precision: Precision
 ) -> Results:
-    """See `ruledsl.verification.executor.Executor`. PyTorch's layout is the reference's."""
+    """See `ruledsl.verification.executor.Executor`. PyTorch's layout is the reference's, but for sequences."""
+    if isinstance(geometry, SequenceGeometry):
+        values = sequences.to_backend(program, geometry, values)
     dtype = torch.float32 if precision == "float32" else torch.float64
     arguments = {name: _tensor(value, dtype) for name, value in values.items()}
     phi, dphi = ACTIVATIONS[values.get("activation", "tanh")]
@@ -38,10 +41,11 @@ def executor(
         arguments[name] = torch.tensor(values[name], dtype=torch.float64)
     results = collect(program, phase, arguments)
     shapes = {"send": np.shape(values["x"])} if "x" in values else {}
-    return {
+    found = {
         name: np.broadcast_to(np.asarray(value), shapes.get(name, np.shape(values.get(_target(name)))))
         for name, value in results.items()
     }
+    return sequences.from_backend(program, geometry, found) if isinstance(geometry, SequenceGeometry) else found
 
 
 def _target(output: str) -> str:
@@ -56,9 +60,9 @@ def _tensor(value: Any, dtype: torch.dtype) -> Any:
 
 def layer_of(geometry: Geometry, **options: Any) -> nn.Module:
     """PyTorch's own layer of a geometry; options are those of its class: bias, device, dtype."""
+    if isinstance(geometry, DenseGeometry | SequenceGeometry):
+        return nn.Linear(geometry.units_in, geometry.units_out, **options)
     sizes = geometry.arguments()
-    if isinstance(geometry, DenseGeometry):
-        return nn.Linear(sizes["units_in"], sizes["units_out"], **options)
     del sizes["input_size"], sizes["transposed"]
     if not geometry.transposed:
         del sizes["output_padding"]
@@ -71,5 +75,5 @@ def layer_of(geometry: Geometry, **options: Any) -> nn.Module:
 def linear_map(geometry: Geometry) -> Any:
     """The linear map of a geometry."""
     module = layer_of(geometry, device="meta")
-    x = None if isinstance(geometry, DenseGeometry) else torch.empty((1, 1, *geometry.input_size), device="meta")
+    x = None if not isinstance(geometry, ConvGeometry) else torch.empty((1, 1, *geometry.input_size), device="meta")
     return KINDS[type(module)][0](module, x)

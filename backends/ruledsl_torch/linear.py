@@ -20,7 +20,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 
 class Dense(NamedTuple):
-    """u = W @ x with W: [post, pre]; v: [batch, units], or with more axes between the two.
+    """u = W @ x with W: [post, pre]; v: [batch, units], or [batch, *positions, units].
 
     kernel_shape    [post, pre]
     fan_in, fan_out synapses that a post neuron receives, and that a pre neuron makes
@@ -43,30 +43,35 @@ class Dense(NamedTuple):
         return v @ M
 
     def outer(self, v_post: Tensor, v_pre: Tensor, mean: str | None = None) -> Tensor:
-        """The outer product summed over the batch, or averaged: [post, pre]"""
+        """The outer product summed over batch and positions; `all` averages over both, `batch` over the batch."""
         post, pre = (v_post, v_pre) if v_post.dim() == 2 else (v_post.flatten(0, -2), v_pre.flatten(0, -2))
         summed = post.t() @ pre
-        return summed if mean is None else summed.div_(len(v_post))
+        return summed if mean is None else summed.div_(len(post) if mean == "all" else len(v_post))
 
     def spread(self, p: Tensor) -> Tensor:
         """One number per unit, ready to combine with an activity."""
         return p
 
     def sum_to_units(self, v: Tensor) -> Tensor:
-        """Sum over the batch: [batch, units] -> [units]"""
+        """Sum over batch and positions: [batch, *positions, units] -> [units]"""
         return v.sum(0) if v.dim() == 2 else v.reshape(-1, v.shape[-1]).sum(0)
 
     def mean_positions(self, v: Tensor) -> Tensor:
-        """v itself: a dense layer has one position."""
-        return v
+        """Mean over positions, of which the axes stay: v itself where there is one position"""
+        return v if v.dim() == 2 else v.mean(tuple(range(1, v.dim() - 1)), keepdim=True)
 
     def sum_positions(self, v: Tensor) -> Tensor:
-        """v itself: a dense layer has one position."""
-        return v
+        """Sum over positions, of which the axes stay: v itself where there is one position"""
+        return v if v.dim() == 2 else v.sum(tuple(range(1, v.dim() - 1)), keepdim=True)
 
     def positions(self, v: Tensor) -> int:
-        """1"""
-        return 1
+        """How many v has"""
+        return prod(v.shape[1:-1])
+
+    @property
+    def units_axis(self) -> int:
+        """The last."""
+        return -1
 
 
 class Convolution(NamedTuple):
@@ -131,6 +136,11 @@ class Convolution(NamedTuple):
         """height * width of v"""
         return prod(v.shape[-len(self.stride) :])
 
+    @property
+    def units_axis(self) -> int:
+        """That of channels."""
+        return 1
+
     def _backward(self, v_post: Tensor, v_pre: Tensor, M: Tensor, mask: tuple[bool, bool, bool]) -> list[Tensor]:
         if not v_post.dtype is v_pre.dtype is M.dtype:  # autocast does not know this operation
             v_pre, M = v_pre.to(v_post.dtype), M.to(v_post.dtype)
@@ -176,32 +186,19 @@ class Embedding(NamedTuple):
         return v @ M.t()
 
     def outer(self, v_post: Tensor, v_pre: Tensor, mean: str | None = None) -> Tensor:
-        """The outer product with one-hot rows, summed over the batch, or averaged: [pre, post]"""
+        """The outer product with one-hot rows: [pre, post]; see `Dense.outer`"""
         summed = v_post.new_zeros(self.kernel_shape)
         summed.index_add_(0, v_pre.reshape(-1), v_post.reshape(-1, self.units_out))
         if self.padding_idx is not None:
             summed[self.padding_idx] = 0
-        return summed if mean is None else summed.div_(len(v_post))
+        return summed if mean is None else summed.div_(len(v_post) * (self.positions(v_post) if mean == "all" else 1))
 
     def spread(self, p: Tensor) -> Tensor:
         """One number per unit, ready to combine with an activity."""
         return p
 
-    def sum_to_units(self, v: Tensor) -> Tensor:
-        """Sum over the batch: [batch, *, units] -> [units]"""
-        return v.reshape(-1, v.shape[-1]).sum(0)
-
-    def mean_positions(self, v: Tensor) -> Tensor:
-        """v itself: an embedding has one position."""
-        return v
-
-    def sum_positions(self, v: Tensor) -> Tensor:
-        """v itself: an embedding has one position."""
-        return v
-
-    def positions(self, v: Tensor) -> int:
-        """1"""
-        return 1
+    sum_to_units, mean_positions, sum_positions = Dense.sum_to_units, Dense.mean_positions, Dense.sum_positions
+    positions, units_axis = Dense.positions, Dense.units_axis
 
 
 class InputMajor(Dense):
@@ -219,9 +216,9 @@ class InputMajor(Dense):
         return v @ M.t()
 
     def outer(self, v_post: Tensor, v_pre: Tensor, mean: str | None = None) -> Tensor:
-        """The outer product summed over the batch, or averaged: [pre, post]"""
+        """See `Dense.outer`: [pre, post]"""
         summed = v_pre.flatten(0, -2).t() @ v_post.flatten(0, -2)
-        return summed if mean is None else summed.div_(len(v_post))
+        return summed if mean is None else summed.div_(len(v_post) * (self.positions(v_post) if mean == "all" else 1))
 
 
 def dense(module: Any, x: Tensor | None = None) -> Dense:

@@ -38,6 +38,14 @@ class Batch:
         return len(self.labels)
 
 
+def some_rows(labels: Labels, number: int) -> slice | Labels:
+    """A part of a split that is in no particular order: the first images. Where these lack classes that the split has,
+    as in sets that are sorted by class, images at even distances."""
+    if len(np.unique(labels[:number])) == len(np.unique(labels)):
+        return slice(number)
+    return np.linspace(0, len(labels) - 1, number).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class Split:
     """Images and their labels in a fixed order."""
@@ -58,9 +66,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def first(self, number: int | None) -> Split:
-        """The first `number` images, or all of them for None."""
-        return self if number is None else Split(self.images[:number], self.labels[:number])
+    def some(self, number: int | None) -> Split:
+        """As many images as `number`, or all of them for None: see `some_rows`."""
+        if number is None or number >= len(self):
+            return self
+        rows = some_rows(self.labels, number)
+        return Split(self.images[rows], self.labels[rows])
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Every image once, in the split's order; the last batch may be smaller."""
@@ -112,8 +123,8 @@ class Dataset:
         return self.train.shape
 
     def limited(self, train: int | None, test: int | None) -> Dataset:
-        """The first images of each split only."""
-        return replace(self, train=self.train.first(train), test=self.test.first(test))
+        """As many images of each split, or all for None: see `some_rows`."""
+        return replace(self, train=self.train.some(train), test=self.test.some(test))
 
     def standardized(self) -> Dataset:
         """All pixels shifted and scaled alike, so that those of the training images have mean 0 and variance 1."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ruledsl.data.augment import RandomResizedCrop, middle_box, random_box
-from ruledsl.data.dataset import Augmentation, Batch, Dataset, Images, Labels, Split, draws_of
+from ruledsl.data.dataset import Augmentation, Batch, Dataset, Images, Labels, Split, draws_of, some_rows
 from ruledsl.data.files import folders
 from ruledsl.errors import UserError, need
 
@@ -105,12 +105,13 @@ class Folder(Split):
     def shape(self) -> tuple[int, ...]:
         return 3, self.reader.size, self.reader.size
 
-    def first(self, number: int | None) -> Folder:
-        """Every n-th file, so that all classes are there."""
+    def some(self, number: int | None) -> Folder:
+        """See `Split.some`."""
         if number is None or number >= len(self):
             return self
-        chosen = np.linspace(0, len(self) - 1, number).astype(np.int64)
-        return replace(self, files=tuple(self.files[index] for index in chosen), labels=self.labels[chosen])
+        rows = some_rows(self.labels, number)
+        chosen = np.arange(len(self))[rows]
+        return replace(self, files=tuple(self.files[index] for index in chosen), labels=self.labels[rows])
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """The images of these rows, with nothing random."""
@@ -145,7 +146,7 @@ class Streamed(Dataset):
     def standardized(self) -> Dataset:
         """All pixels shifted and scaled alike, by what a sample of the training images says."""
         assert isinstance(self.train, Folder)
-        sample = self.train.first(SAMPLE)
+        sample = self.train.some(SAMPLE)
         pixels = np.concatenate([batch.images for batch in sample.in_order(100)])
         mean, std = float(pixels.mean(dtype=np.float64)), float(pixels.std(dtype=np.float64))
         if not std > 0:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ruledsl.emit.expressions import COMPARISON, PRODUCT, Unwritable, Writer
 from ruledsl.ir.maps import from_far, is_kernel
 from ruledsl.ir.nodes import Node, walk
-from ruledsl.ir.types import OUT, PER_UNIT, POST
+from ruledsl.ir.types import OUT, PER_UNIT, POST, PRE
 
 Form = Callable[[Writer, Node], str]
 
@@ -122,9 +122,13 @@ def flat(node: Node, text: str) -> str:
     return text if node.type.axes else f"{text}.reshape(())"
 
 
-def units_axis(node: Node) -> str:
-    """Whether the units of the argument stand first: in one number per unit they do."""
-    return "0" if node.args[0].type.axes == PER_UNIT else "1"
+def units_axis(writer: Writer, node: Node) -> str:
+    """The axis of the units of an argument: in one number per unit the first, in a layer's own activity that which the
+    linear map knows."""
+    of = node.args[0].type
+    if of.axes == PER_UNIT:
+        return "0"
+    return f"{writer.use('layer')}.units_axis" if of.target in (PRE, POST) else "1"
 
 
 def over_positions(function: str, sqrt: str, square: str) -> Form:

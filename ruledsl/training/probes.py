@@ -1,6 +1,6 @@
 """What a run's probes measure; one definition for all backends.
 
-A backend brings, for each weight layer, what a held-out batch shows of it (`Seen`): the first `HELD_OUT` test images go
+A backend brings, for each weight layer, what a held-out batch shows of it (`Seen`): `HELD_OUT` test images go
 through the network as it is used (no dropout, running averages), once under its rule and once under backprop, and the
 run does not notice. `Probes.measure` makes of these the numbers of `metrics.jsonl`, by names such as `angle/fc1`:
 

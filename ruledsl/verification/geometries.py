@@ -56,7 +56,28 @@ class ConvGeometry:
         return self.name
 
 
-Geometry = DenseGeometry | ConvGeometry
+@dataclass(frozen=True)
+class SequenceGeometry:
+    """A dense layer in several positions: [batch, *positions, units_in] -> [batch, *positions, units_out].
+
+    It is what a convolution with a kernel of one is, with its units last: as such the reference computes it.
+    """
+
+    name: str
+    units_in: int
+    units_out: int
+    positions: Sizes
+
+    def arguments(self) -> dict[str, Any]:
+        """Of the reference's `Convolution`, by name."""
+        ones = (1,) * len(self.positions)
+        return ConvGeometry(self.name, self.units_in, self.units_out, ones, self.positions).arguments()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Geometry = DenseGeometry | ConvGeometry | SequenceGeometry
 
 DENSE: tuple[DenseGeometry, ...] = (
     DenseGeometry("dense", 7, 5),
@@ -100,5 +121,9 @@ TRANSPOSED: tuple[ConvGeometry, ...] = (
         "transposed3d_everything", 2, 4, (2, 3, 1), (2, 3, 3), (2, 1, 2), (1, 2, 0), (1, 2, 1), 2, output_padding=1
     ),
 )
-GEOMETRIES: tuple[Geometry, ...] = DENSE + CONVS + TRANSPOSED
+GEOMETRIES: tuple[DenseGeometry | ConvGeometry, ...] = DENSE + CONVS + TRANSPOSED
+SEQUENCES: tuple[SequenceGeometry, ...] = (
+    SequenceGeometry("sequence", 5, 4, (3,)),
+    SequenceGeometry("positions_of_two_axes", 3, 4, (2, 3)),
+)
 BATCH = 3

@@ -19,18 +19,18 @@ from ruledsl.rule import Rule
 from ruledsl.verification.cases import random_values, reference_layer
 from ruledsl.verification.entries import apart
 from ruledsl.verification.executor import Executor, Precision, compare, python_names, renamed
-from ruledsl.verification.geometries import GEOMETRIES, Geometry
+from ruledsl.verification.geometries import GEOMETRIES, SEQUENCES, Geometry
 from ruledsl.verification.interference import Pair, held_places, promises, trials
 from ruledsl.verification.machine import findings
 from ruledsl.verification.observed import Mode, Observer, value_name
 from ruledsl.verification.tape import Tape
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "float64")
-FEW = tuple(g for g in GEOMETRIES if g.name in ("dense", "conv3x3", "everything"))
-SOME = tuple(
+FEW: tuple[Geometry, ...] = tuple(g for g in GEOMETRIES if g.name in ("dense", "conv3x3", "everything"))
+SOME: tuple[Geometry, ...] = tuple(
     g
-    for g in GEOMETRIES
-    if g.name in ("dense", "dense_single_output", "everything", "conv1d_everything", "transposed_stride")
+    for g in (*GEOMETRIES, *SEQUENCES)
+    if g.name in ("dense", "dense_single_output", "everything", "conv1d_everything", "transposed_stride", "sequence")
 )
 """Layers of every kind, with all that a layer can have; the tests take all of `GEOMETRIES`."""
 DRAWS = 2  # of values, for every promise on every layer of `FEW`

@@ -44,7 +44,7 @@ class DrawsOfJax:
         """See `ruledsl_torch.randomness.Seeded.in_step`."""
         spaces = {tensor.stream: tensor.space for program in self.programs for tensor in program.tensors}
         key = jax.random.fold_in(self.engine.numbers.keys[path], step)
-        return KeyOfJax(key, spaces, len(self.engine.learner.maps[path].pre_shape))
+        return KeyOfJax(key, spaces, self.engine.learner.maps[path])
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class KeyOfJax:
 
     key: Any
     spaces: Mapping[str, Sequence[str]]
-    own_axes: int
+    own: Any
     names: tuple[int | str, ...] = ()
 
     def of(self, *names: int | str) -> KeyOfJax:
-        return KeyOfJax(randomness.named(self.key, *names), self.spaces, self.own_axes, names)
+        return KeyOfJax(randomness.named(self.key, *names), self.spaces, self.own, names)
 
     def normal(self, shape: Sequence[int]) -> Numbers:
         return self._turned(lambda there: randomness.normal(self.key, there), shape)
@@ -74,10 +74,13 @@ class KeyOfJax:
     def _turned(self, draw: Callable[[tuple[int, ...]], Any], shape: Sequence[int]) -> Numbers:
         blank, space = np.broadcast_to(0.0, tuple(shape)), self.spaces.get(str(self.names[0]))
         if space is None:
+            if not self.own.channels_move:
+                return np.array(draw(blank.shape))
             drawn = draw(layouts.activity_to_jax(blank).shape)
             return np.array(layouts.activity_from_jax(np.asarray(drawn)))
-        drawn = draw(layouts.tensor_to_jax(space, blank, self.own_axes).shape)
-        return np.array(layouts.tensor_from_jax(space, np.asarray(drawn), self.own_axes))
+        moves, axes = (self.own.channels_move,) * 2, len(self.own.pre_shape)
+        drawn = draw(layouts.tensor_to_jax(space, blank, axes, moves).shape)
+        return np.array(layouts.tensor_from_jax(space, np.asarray(drawn), axes, moves))
 
 
 @dataclass(frozen=True)
@@ -152,5 +155,7 @@ def in_torch(side: Side, program: Program) -> dict[str, Numbers]:
             for index, one in enumerate(value if isinstance(value, tuple) else (value,)):
                 if one is not None:
                     name_there = f"{path}.{called}" + (f"_{index}" if isinstance(value, tuple) else "")
-                    found[name_there] = layouts.tensor_from_jax(space, np.asarray(one), len(own.pre_shape))
+                    far = list(engine.learner.layers[path].downstream.values())[index] if type(value) is tuple else None
+                    moves = far is not None and far.channels_move, own.channels_move
+                    found[name_there] = layouts.tensor_from_jax(space, np.asarray(one), len(own.pre_shape), moves)
     return found

@@ -55,7 +55,8 @@ def converted(rule: Any, **options: Any) -> nn.Module:
 
 def streams(path: str, program: Program, seed: int = SEED) -> HostStreams:
     """Of a layer of the network."""
-    return host_streams(Streams(seed, path), program, LAYERS[path], [*LAYERS][[*LAYERS].index(path) + 1 :])
+    below = dict([*LAYERS.items()][[*LAYERS].index(path) + 1 :])
+    return host_streams(Streams(seed, path), program, LAYERS[path], below)
 
 
 def called(function: Any, **known: Any) -> Any:

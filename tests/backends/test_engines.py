@@ -145,13 +145,18 @@ def test_residual_networks_with_normalisations_learn_the_same(name: str) -> None
     same(name, RESIDUAL)
 
 
+STEEP = {"oja", "usf", "information_alignment_tpe", "weight_mirror_ad_ops", "weight_mirror_tpe"}
+"""Rules under which a transformer goes astray at the learning rate of the others, and rounding is soon seen."""
+
 TRANSFORMERS = [{"patch": 4, "reading": "token"}, {"patch": 2, "reading": "mean"}]
 
 
 @pytest.mark.parametrize("options", TRANSFORMERS, ids=str)
-@pytest.mark.parametrize("name", ["backprop", "feedback_alignment", "kolen_pollack", "usf_sn"])
+@pytest.mark.parametrize("name", RULES)
 def test_transformers_learn_the_same(name: str, options: dict[str, Any]) -> None:
-    same(name, architectures.get("vit_cifar", (1, 8, 8), 10, width=12, depth=2, heads=2, **options))
+    network = architectures.get("vit_cifar", (1, 8, 8), 10, width=12, depth=2, heads=2, **options)
+    gentler = {"optimizer": {"name": "sgd", "lr": 1e-5, "momentum": 0.9}} if name in STEEP else {}
+    same(name, network, **gentler)
 
 
 @pytest.mark.parametrize("norm", ["before", "after"])

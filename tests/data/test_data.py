@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ruledsl import data
-from ruledsl.data import files
+from ruledsl.data import Split, files
 from ruledsl.data.idx import read_idx
 from ruledsl.errors import UserError
 
@@ -199,3 +199,13 @@ def test_a_checksum_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_mnist_has_the_published_checksums(dataset_folder: Callable[[str], Path]) -> None:
     assert len(data.load("mnist", dataset_folder("mnist")).train) == 60_000
+
+
+def test_a_part_of_a_sorted_set_has_all_its_classes() -> None:
+    labels = np.repeat(np.arange(10), 30)
+    images = labels[:, None].astype(np.float32)
+    part = Split(images, labels).some(20)
+    assert sorted(set(part.labels)) == list(range(10)) and (part.images[:, 0] == part.labels).all()
+    mixed = np.tile(np.arange(10), 30)
+    assert (Split(images, mixed).some(12).labels == mixed[:12]).all()
+    assert len(Split(images, labels).some(1000)) == 300

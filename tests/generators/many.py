@@ -14,12 +14,13 @@ from generators.precision import claims
 from generators.programs import parsed
 from ruledsl.verification.cases import reference_layer
 from ruledsl.verification.executor import Precision, compare
-from ruledsl.verification.geometries import GEOMETRIES, Geometry
+from ruledsl.verification.geometries import GEOMETRIES, SEQUENCES, Geometry
 from ruledsl.verification.observed import Observer
 
 CHUNK = 25
 FORGETTING = 200  # rules after which JAX gives back the memory of what it has compiled
-FEW_SHAPES = tuple(g for g in GEOMETRIES if g.name in ("dense", "everything"))  # JAX compiles anew for every shape
+FEW_SHAPES: tuple[Geometry, ...] = (*(g for g in GEOMETRIES if g.name in ("dense", "everything")), SEQUENCES[0])
+"""JAX compiles anew for every shape."""
 SMALL = tuple(
     g
     for g in GEOMETRIES
@@ -30,7 +31,7 @@ SMALL = tuple(
 def differences(
     seed: int,
     backend: str,
-    geometries: Sequence[Geometry] = GEOMETRIES,
+    geometries: Sequence[Geometry] = (*GEOMETRIES, *SEQUENCES),
     precisions: Sequence[Precision] = ("float32", "float64"),
 ) -> list[str]:
     """Where the code that a backend makes of the rule of a seed differs from the reference, on one of the layers."""

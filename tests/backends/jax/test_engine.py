@@ -226,19 +226,3 @@ def test_processes_that_do_not_find_each_other_are_a_message(capsys: pytest.Capt
     assert "2 processes were asked for" in capsys.readouterr().err
     assert main(["compare", "usf", "--backend", "jax", "--set", "processes=2"]) == 2
     assert "a comparison runs in one process" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("rule", ["weight_mirror", "direct_feedback_alignment", "dense_feedback_alignment", "drtp"])
-def test_rules_that_sequences_cannot_follow_are_refused(rule: str, capsys: pytest.CaptureFixture[str]) -> None:
-    call = [
-        "train",
-        rule,
-        "--backend",
-        "jax",
-        "--model",
-        "vit_cifar",
-        "--set",
-        "model.options={patch=4, width=12, heads=2}",
-    ]
-    assert main(call) == 2
-    assert "which has several positions" in capsys.readouterr().err

@@ -49,8 +49,9 @@ def test_layers_downstream_are_told_apart_by_their_paths() -> None:
     module: Any = (program := ruledsl.load("dense_feedback_alignment").compile("jax")).module
     layer, far = Dense(5, 4), [None, Dense(4, 3), Dense(3, 4)]
     source = Streams(1, "fc1")
-    _, state = module.init(layer, host_streams(source, program, layer, ["fc2", "fc3", "fc4"]), far)
-    _, fewer = module.init(layer, host_streams(source, program, layer, ["fc4"]), far[2:])
+    below = dict(zip(("fc2", "fc3", "fc4"), far, strict=True))
+    _, state = module.init(layer, host_streams(source, program, layer, below), far)
+    _, fewer = module.init(layer, host_streams(source, program, layer, {"fc4": far[2]}), far[2:])
     np.testing.assert_array_equal(state.D[2], fewer.D[0])
     assert state.D[0] is None and not np.isin(state.D[1], state.D[2]).any()
 

@@ -72,16 +72,21 @@ def grad_B_align(layer, W, B, b, x, batch_size, alpha=1032.7692877, beta=7.999, 
     projected = layer.apply(W, x)
     f_rectified = torch.relu(projected + layer.spread(b))
     f_centered = f_rectified - joint(layer, f_rectified.mean(0, keepdim=True))
-    f_contrasted = f_centered - f_centered.mean(1, keepdim=True)
+    f_contrasted = f_centered - f_centered.mean(layer.units_axis, keepdim=True)
     h_linear = layer.apply(B, x, b)
-    h_contrasted = h_linear - h_linear.mean(1, keepdim=True)
-    l2_norm = torch.linalg.vector_norm(h_contrasted, dim=1, keepdim=True).clamp(min=1e-6)
+    h_contrasted = h_linear - h_linear.mean(layer.units_axis, keepdim=True)
+    l2_norm = torch.linalg.vector_norm(h_contrasted, dim=layer.units_axis, keepdim=True).clamp(min=1e-6)
     ratio = f_contrasted / l2_norm
     ratio_2 = h_contrasted / l2_norm
     difference = (
         torch.where(
             l2_norm > 1e-06,
-            alpha * projected.shape[1] / batch_size * ((ratio * ratio_2).mean(1, keepdim=True) * ratio_2),
+            (
+                alpha
+                * projected.shape[layer.units_axis]
+                / batch_size
+                * ((ratio * ratio_2).mean(layer.units_axis, keepdim=True) * ratio_2)
+            ),
             0,
         )
         - alpha / batch_size * ratio
@@ -89,7 +94,7 @@ def grad_B_align(layer, W, B, b, x, batch_size, alpha=1032.7692877, beta=7.999, 
     return (
         2 * gamma * layer.outer(f_contrasted, layer.adjoint(B, f_contrasted), mean="batch")
         + 2 * beta * B
-        + layer.outer(difference - difference.mean(1, keepdim=True), x)
+        + layer.outer(difference - difference.mean(layer.units_axis, keepdim=True), x)
     )
 
 

@@ -71,11 +71,11 @@ def grad_B_align(layer, W, B, b, x, batch_size, alpha=31.286384639999998, beta=2
     x_centered = x - joint(layer, x.mean(0, keepdim=True))
     h_linear = layer.apply(B, x_centered)
     h_rectified = torch.relu(h_linear)
-    l2_norm = torch.linalg.vector_norm(h_rectified, dim=1, keepdim=True).clamp(min=1e-6)
+    l2_norm = torch.linalg.vector_norm(h_rectified, dim=layer.units_axis, keepdim=True).clamp(min=1e-6)
     projected = layer.apply(W, x)
     f_rectified = torch.relu(projected + layer.spread(b))
     f_centered = f_rectified - joint(layer, f_rectified.mean(0, keepdim=True))
-    f_contrasted = f_centered - f_centered.mean(1, keepdim=True)
+    f_contrasted = f_centered - f_centered.mean(layer.units_axis, keepdim=True)
     ratio = f_contrasted / l2_norm
     ratio_2 = h_rectified / l2_norm
     return (
@@ -88,9 +88,9 @@ def grad_B_align(layer, W, B, b, x, batch_size, alpha=31.286384639999998, beta=2
                         l2_norm > 1e-06,
                         (
                             alpha
-                            * projected.shape[1]
+                            * projected.shape[layer.units_axis]
                             / batch_size
-                            * ((ratio * ratio_2).mean(1, keepdim=True) * ratio_2)
+                            * ((ratio * ratio_2).mean(layer.units_axis, keepdim=True) * ratio_2)
                         ),
                         0,
                     )
