@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ruledsl.data.dataset import Dataset, Split
+from ruledsl.data.dataset import Dataset, Labels, Split
 from ruledsl.data.files import roots
 from ruledsl.errors import UserError
 
@@ -44,7 +44,13 @@ def npz(data_dir: Path | None = None, *, file: str = "") -> Dataset:
     train, test = (_split(path, part, arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))
     if train.shape != test.shape:
         raise UserError(f"{path} has training images of {train.shape} and test images of {test.shape}")
-    classes = 1 + int(max(train.labels.max(), test.labels.max()))
+    if _whole(arrays["train_images"]) != _whole(arrays["test_images"]):
+        kinds = [arrays[f"{part}_images"].dtype for part in ("train", "test")]
+        raise UserError(
+            f"{path} has training images of {kinds[0]} and test images of {kinds[1]}",
+            "whole numbers are divided by 255, and others are not",
+        )
+    classes = _classes(path, train.labels, test.labels)
     return Dataset(path.stem, classes, train, test, model="mlp")
 
 
@@ -56,6 +62,23 @@ def _array(held: Any, path: Path, name: str) -> NDArray[Any]:
     return array
 
 
+def _whole(images: NDArray[Any]) -> bool:
+    return images.dtype.kind in "ui"
+
+
+def _classes(path: Path, train: Labels, test: Labels) -> int:
+    """How many there are: 0, 1, ... Raises UserError for a class that training never sees."""
+    most = int(max(train.max(), test.max()))
+    unseen = sorted({*range(most + 1)} - {*np.unique(train).tolist()})
+    if unseen:
+        listed = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
+        raise UserError(
+            f"train_labels of {path} have no image of class {listed}, and go up to {most}: classes are 0, 1, 2, ...",
+            "train_labels = np.unique(train_labels, return_inverse=True)[1] numbers them so; test_labels likewise",
+        )
+    return most + 1
+
+
 def _split(path: Path, part: str, images: NDArray[Any], labels: NDArray[Any]) -> Split:
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{part}_labels of {path} are {labels.dtype} of {labels.shape}, not one whole number per image")
@@ -63,8 +86,14 @@ def _split(path: Path, part: str, images: NDArray[Any], labels: NDArray[Any]) ->
         raise UserError(f"{part}_images of {path} are {images.shape}, and there are {len(labels)} labels")
     if labels.min() < 0:
         raise UserError(f"{part}_labels of {path} has {labels.min()}: classes count from 0")
-    whole = np.issubdtype(images.dtype, np.integer)
-    values = images.astype(np.float32) / np.float32(255 if whole else 1)
+    if images.dtype.kind not in "uifb":
+        raise UserError(f"{part}_images of {path} are {images.dtype}, and images are numbers")
+    if _whole(images) and not (images.min() >= 0 and images.max() <= 255):
+        raise UserError(
+            f"{part}_images of {path} are whole numbers from {images.min()} to {images.max()}, and pixels are 0 to 255",
+            "images.astype(np.float32) are taken as they are",
+        )
+    values = images.astype(np.float32) / np.float32(255 if _whole(images) else 1)
     if not np.isfinite(values).all():
         raise UserError(f"{part}_images of {path} has values that are no finite numbers")
     if values.ndim == 3:

@@ -35,6 +35,9 @@ def image_folder(data_dir: Path | None = None, *, size: int = 0) -> Dataset:
     for name in others:
         if name not in classes:
             raise UserError(f"{tested / name} is a class that {root / 'train'} does not have")
+    empty = sorted({*classes} - {name for _, name in train})
+    if empty:
+        raise UserError(f"{root / 'train' / empty[0]} has no images", f"they end in {', '.join(sorted(ENDINGS))}")
     numbers = {name: index for index, name in enumerate(classes)}
     reader = Reader(size or _size_of(train[0][0]))
     learnt, tested_with = (
@@ -60,7 +63,7 @@ class Reader:
         try:
             with pillow.open(path) as image:
                 image.draft("RGB", (2 * self.size, 2 * self.size))  # what a JPEG decodes faster, and large enough
-                image = image.convert("RGB")
+                image = _of_bytes(image).convert("RGB")
                 width, height = image.size
                 if draws is not None and self.random:
                     top, left, tall, wide = random_box(height, width, draws)
@@ -242,6 +245,18 @@ def _listed(folder: Path) -> tuple[list[str], list[tuple[Path, str]]]:
     if not found:
         raise UserError(f"{folder} has no images", "they are in a folder for each class: CLASS/NAME.jpg")
     return classes, found
+
+
+def _of_bytes(image: Any) -> Any:
+    """An image with more than eight bits, as one with eight. Raises ValueError where nothing says what is white."""
+    if image.mode.startswith("I"):
+        pixels = np.asarray(image)
+        if pixels.min() < 0 or pixels.max() > 0xFFFF:
+            raise ValueError("its pixels have 32 bits")
+        return need("PIL.Image", "reading images", "train").fromarray((pixels >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions, of which nothing says what is white")
+    return image
 
 
 def _size_of(path: Path) -> int:

@@ -108,3 +108,21 @@ def test_what_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
     (folder / "val" / "grey").mkdir()
     with pytest.raises(UserError, match="grey is a class that"):
         data.load("image_folder", folder)
+
+
+def test_images_of_sixteen_bits_and_fractions(folder: Path) -> None:
+    grey = np.full((20, 20), 0x8000, np.uint16)
+    Image.fromarray(grey).save(folder / "train" / "dark" / "00.png")
+    found = data.load("image_folder", folder)
+    place = next(index for index, name in enumerate(found.train.files) if name.endswith("dark/00.png"))
+    assert found.train.batch(np.array([place])).images.round(3).max() == pytest.approx(128 / 255, abs=1e-3)
+    Image.fromarray(np.ones((20, 20), np.float32)).save(folder / "train" / "dark" / "00.tiff")
+    found = data.load("image_folder", folder)
+    with pytest.raises(UserError, match="fractions"):
+        list(found.train.in_order(8))
+
+
+def test_a_class_without_images_is_named(folder: Path) -> None:
+    (folder / "train" / "grey").mkdir()
+    with pytest.raises(UserError, match="grey has no images"):
+        data.load("image_folder", folder)

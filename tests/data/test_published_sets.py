@@ -161,12 +161,17 @@ def test_arrays_of_a_users_own_are_a_dataset(tmp_path: Path) -> None:
         ({"train_images": np.full((6, 20), np.nan)}, "no finite numbers"),
         ({"test_images": np.zeros((3, 21))}, "test images of"),
         ({"test_images": np.array(["a", "b", "c"], object)}, "no .npz file that can be read"),
+        ({"train_images": np.ones((6, 20), complex)}, "images are numbers"),
+        ({"train_images": np.ones((6, 20), np.uint8)}, "whole numbers are divided by 255, and others are not"),
+        ({"train_images": np.full((6, 20), 256)}, "whole numbers from 256 to 256"),
+        ({"train_labels": np.array([1, 2, 3, 1, 2, 3])}, "no image of class 0, and go up to 3"),
+        ({"test_labels": np.array([0, 1, 7])}, "no image of class 3, 4, 5, 6, 7, and go up to 7"),
     ],
 )
 def test_what_is_wrong_with_arrays_is_named(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         data.load("npz", arrays(tmp_path, **changes), file="set.npz")
-    assert said in str(caught.value)
+    assert said in f"{caught.value} {caught.value.help}"
 
 
 def test_npz_wants_a_file(tmp_path: Path) -> None:

@@ -77,6 +77,10 @@ class Projected(NamedTuple):
     def positions(self, v):
         return 1
 
+    @property
+    def units_axis(self):
+        return 1
+
 
 def projected(module: Projection, x: Tensor | None = None) -> Projected:
     return Projected(*module.weight.shape)
