@@ -343,8 +343,9 @@ class Step:
     def clipped(self, gradients: Gradients) -> Gradients:
         """Those of an optimizer that has a limit, scaled down to it."""
         clipped = dict(gradients)
+        moved = {(mover.optimizer, *target) for mover in self.learner.movers for target in mover.targets}
         for optimizer, limit in self.learner.clips.items():
-            mine = {key: value for key, value in gradients.items() if key[0] == optimizer}
+            mine = {key: value for key, value in gradients.items() if key[0] == optimizer and key in moved}
             norm = jnp.sqrt(sum((jnp.square(value).sum() for value in mine.values()), jnp.zeros(())))
             factor = jnp.minimum(1.0, limit / jnp.maximum(norm, TINY))
             clipped |= {key: factor * value for key, value in mine.items()}

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ruledsl.architectures import Architecture
+from ruledsl.assembly import part_of
+from ruledsl.choices import Choices, follow, output_layers
 from ruledsl.data import Batch, Split
 from ruledsl.errors import RuleWarning, UserError
 from ruledsl.program import TASK, Program, Schedule
 from ruledsl.streams import number
 from ruledsl.training import probes
 from ruledsl.training.config import Config, OptimizerConfig
+from ruledsl.training.connections import connections
 from ruledsl.training.engine import Diverged, Score, Steps
 from ruledsl.training.freezing import frozen_layers
 from ruledsl.training.schedule import Clock
@@ -105,6 +108,7 @@ class Engine:
                 one.draws = self._draws(config.seed, name)
         self.rates = {name: setting.lr for name, setting in settings.items()}
         self.changing = config.schedules
+        self.as_all = _following_the_rule(architecture, rule, output, layers) if self.changing else frozenset()
         self.forward: nn.Module = torch.compile(self.net) if config.compile else self.net  # type: ignore[assignment]
         if self.place.count > 1:
             phases = self.network is not None and self.network.schedule != Schedule()
@@ -125,10 +129,11 @@ class Engine:
         network = self.network
         if network is None:
             return self._learn(images, labels)
-        parameters = {name: schedule.at(clock.progress) for name, schedule in self.changing.items()}
+        for name, schedule in self.changing.items():
+            network.change(name, schedule.at(clock.progress), self.as_all)
         rate = factors.get(TASK, factors[""]) * self.rates[TASK]
         self.optimizers.observe(epoch=clock.epoch, progress=clock.progress)
-        observe(self.forward, target=labels, epoch=clock.epoch, progress=clock.progress, lr=rate, **parameters)
+        observe(self.forward, target=labels, epoch=clock.epoch, progress=clock.progress, lr=rate)
         network.step, network.epoch = clock.step, clock.epochs_passed
         network.begin_step()
         score = None
@@ -311,6 +316,19 @@ def _optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.o
             groups, config.lr, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay
         )
     return optimizer(groups, config.name, lr=config.lr, **config.parameters)
+
+
+def _following_the_rule(
+    architecture: Architecture, rule: Program | None, output: Program | None, layers: Mapping[str, Program | None]
+) -> frozenset[str]:
+    """The layers that follow the network's own rule, whose parameters may change, and none that was given by name."""
+    if rule is None:
+        return frozenset()
+    trace, own = connections(architecture, 1), part_of(rule, {})
+    patterns = {pattern: program and part_of(program, {}) for pattern, program in layers.items()}
+    last = () if output is None else output_layers(trace, list(trace.layers), {})
+    found = follow(trace.layers, Choices(own, patterns, output and part_of(output, {})), last)
+    return frozenset(path for path, part in found.items() if part is own)
 
 
 def _learning(groups: dict[str, list[dict[str, Any]]], frozen: set[int]) -> dict[str, list[dict[str, Any]]]:

@@ -10,7 +10,7 @@ takes care of is in `ruledsl_torch.converted`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -218,11 +218,11 @@ class NetworkState:
         """A scalar of the clock."""
         _set(self.clock, name, value)
 
-    def change(self, name: str, value: float) -> None:
-        """Give a parameter of the rule another value."""
+    def change(self, name: str, value: float, among: Container[str] | None = None) -> None:
+        """Give a parameter of the rule another value; `among`: in these layers alone, by name."""
         _set(self.settings, name, value)
         for layer in self.followers:
-            if name in layer.hyperparameters:
+            if name in layer.hyperparameters and (among is None or layer.path in among):
                 layer.__dict__[name] = self.settings[name]
 
     def generator_on(self, device: torch.device) -> torch.Generator | None:

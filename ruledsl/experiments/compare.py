@@ -19,17 +19,15 @@ from ruledsl.training import Config, Listener, TrainingDiverged, read_config
 from ruledsl.training.checkpoints import Checkpoint, Checkpoints
 from ruledsl.training.engine import Diverged, Population, Score
 from ruledsl.training.loop import Epoch, Position
-from ruledsl.training.outcome import CONFIGURATION, Interrupted, found
+from ruledsl.training.outcome import COMPARISON, CONFIGURATION, Interrupted, found
 from ruledsl.training.population import Member, run_together
-from ruledsl.training.preparation import Prepared, load_dataset, load_layers, load_rule, prepare_with
+from ruledsl.training.preparation import Prepared, check_optimizers, load_dataset, load_layers, load_rule, prepare_with
 from ruledsl.training.recording import Recording
 from ruledsl.training.run_folder import RunFolder, shown
 from ruledsl.training.schedule import Clock
-from ruledsl.training.settings import to_toml
+from ruledsl.training.settings import anchored, to_toml
 from ruledsl.training.signals import Stops
 from ruledsl.training.train import go_on, start, unchanged
-
-CALL = "comparison.json"
 
 
 @dataclass
@@ -84,22 +82,25 @@ class _Call:
     grid: dict[str, Sequence[Any]]
 
     def write(self, folder: RunFolder) -> None:
-        folder.write_text(CONFIGURATION, to_toml(self.config.model_copy(update={"out": folder.path})))
+        folder.write_text(CONFIGURATION, to_toml(anchored(self.config.model_copy(update={"out": folder.path}))))
         rules = [str(Path(rule).absolute()) if Path(rule).suffix == ".rule" else rule for rule in self.rules]
-        folder.write_json(CALL, {"rules": rules, "seeds": self.seeds, "grid": self.grid})
+        folder.write_json(COMPARISON, {"rules": rules, "seeds": self.seeds, "grid": self.grid})
 
     @classmethod
     def read(cls, folder: Path) -> _Call:
         """Raises UserError."""
+        path = folder / COMPARISON
         try:
-            call = json.loads((folder / CALL).read_text("utf-8"))
+            call = json.loads(path.read_text("utf-8"))
+            rules, seeds, grid = tuple(map(str, call["rules"])), tuple(map(int, call["seeds"])), dict(call["grid"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged: {error}", "start the comparison again, in another folder") from None
         except OSError:
             help = None
             if (folder / CONFIGURATION).is_file():
                 help = f"it is the folder of one run: ruledsl train --resume {shown(folder)}"
-            raise UserError(f"{folder} is no folder of a comparison: it has no {CALL}", help) from None
-        config = read_config(folder / CONFIGURATION)
-        return cls(config, tuple(call["rules"]), tuple(call["seeds"]), call["grid"])
+            raise UserError(f"{folder} is no folder of a comparison: it has no {COMPARISON}", help) from None
+        return cls(read_config(folder / CONFIGURATION), rules, seeds, grid)
 
 
 def _compared(call: _Call, folder: RunFolder | None, listener: Listener | None) -> Comparison:
@@ -111,6 +112,9 @@ def _compared(call: _Call, folder: RunFolder | None, listener: Listener | None) 
     output = load_rule(config.output, {}) if config.output else None
     output_program = output.compile(config.backend) if output else None
     layers = load_layers(config)
+    check_optimizers(
+        config, (*(row.program for row in rows), output_program, *(one[1] for one in layers.values() if one))
+    )
     dataset = load_dataset(config)
     if folder is not None:
         folder.hold()
@@ -130,7 +134,7 @@ def _compared(call: _Call, folder: RunFolder | None, listener: Listener | None) 
     try:
         with Stops() as stops:
             work = _Work(_Once(listener or Listener()), stops, how)
-            for _, alike in groupby(rows, lambda row: row.given):
+            for _, alike in groupby(rows, lambda row: (row.given, row.rhythm)):
                 waiting = [_Waiting(row, seed, partial(prepared, row, seed)) for row in alike for seed in call.seeds]
                 for _ in work.train([one for one in waiting if not (folder and one.was_finished(folder.path))]):
                     if folder is not None:
@@ -245,7 +249,7 @@ class _Work:
                 going = [(r, at) for r, at in zip(records, positions, strict=True) if r.result.status == "running"]
                 for record, at in going:
                     record.saved_if_due(at)
-                if self.stops.asked:
+                if self.stops.asked and going:
                     for record, at in going:
                         record.save(at)
                     going[0][0].stop(going[0][1])
@@ -255,7 +259,10 @@ class _Work:
                     if isinstance(each, Diverged):
                         self.listener.note(_said(row, record.diverged(each)))
                     elif each is not None:
-                        record.add(each)
+                        record.took(each)
+                over = max(len(record.result.epochs) for record in records) - 1
+                if over < ready[0].config.epochs:  # only now: whoever is asked to stop saves all of them
+                    pause([Position(over)] * len(records))
 
 
 def _common(ready: Sequence[Prepared]) -> Sequence[Checkpoint | None] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from ruledsl.errors import UserError, suggest
@@ -13,8 +14,10 @@ from ruledsl.training import Config
 from ruledsl.training.preparation import load_compiled, load_rule
 from ruledsl.training.settings import changed, for_rule, parse_setting
 
-COMMON = frozenset(("seed", "backend", "out", "rule", "output", "constraints", "layers", "data"))
+COMMON = frozenset(("seed", "backend", "out", "rule", "rules", "output", "constraints", "layers", "data"))
 """Sections of the configuration that all runs of a comparison share."""
+OF_BATCHES = frozenset(("batch_size", "batch_size_after", "test_batch_size"))
+"""What each of them may have of its own in [data]."""
 Grid = Mapping[str, Sequence[Any]]
 """By the name of a setting (`optimizer.lr`) or of a parameter of the rules, its values."""
 
@@ -70,7 +73,7 @@ def _is_setting(name: str) -> bool:
 def _row(config: Config, name: str, rule: Rule, point: Mapping[str, Any], taken: Sequence[str]) -> Row:
     own = {key: value for key, value in point.items() if not _is_setting(key)}
     settings = {key: value for key, value in point.items() if _is_setting(key)}
-    config = for_rule(config, name)
+    config = _for_rule(config, name)
     parameters = {key: value for key, value in config.parameters.items() if key in rule.parameters} | own
     here = changed(config, {"rule": name, "parameters": parameters}, settings)
     loaded, program = load_compiled(name, here.first_parameters, config.backend)
@@ -79,6 +82,26 @@ def _row(config: Config, name: str, rule: Rule, point: Mapping[str, Any], taken:
     label = f"{rule.name} ({where})" if where else rule.name
     again = sum(each == label or each.startswith(f"{label}-") for each in taken)
     return Row(f"{label}-{again + 1}" if again else label, name, loaded, program, here)
+
+
+def _for_rule(config: Config, name: str) -> Config:
+    """With what the configuration says of this rule. Raises UserError for what all runs of a comparison share."""
+    own = for_rule(config, name)
+    of_data = [field for field in type(config.data).model_fields if field not in OF_BATCHES]
+    differing = [
+        field for field in sorted(COMMON - {"rule", "rules", "data", "constraints"}) if _differ(own, config, field)
+    ]
+    differing += [f"data.{field}" for field in of_data if _differ(own.data, config.data, field)]
+    if differing:
+        raise UserError(
+            f"[rules.{Path(name).stem}] sets {differing[0]}, which is the same for all runs of a comparison",
+            "ruledsl train takes it; and so does --set, for all of them",
+        )
+    return own
+
+
+def _differ(one: Any, other: Any, field: str) -> bool:
+    return bool(getattr(one, field) != getattr(other, field))
 
 
 def _points(grid: Grid) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ruledsl.errors import UserError, need, suggest
 from ruledsl.experiments.row import Row
+from ruledsl.training.settings import flat
 
 # Okabe & Ito's palette, told apart with every kind of colour vision; its yellow is too faint for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -101,18 +102,52 @@ WHAT = ("curves", *PICTURES, "scatter", "gradients")
 
 def read_runs(paths: Sequence[Path]) -> list[Curves]:
     """The runs of these folders, of `train` or of `compare`, brought together by rule. Raises UserError."""
-    folders: list[tuple[str, Path]] = []
+    folders: dict[Path, str] = {}
     for path in paths:
-        folders += _folders(path)
-    found: dict[str, Curves] = {}
-    for label, folder in folders:
-        config = _read(folder / "config.toml", tomllib.loads)
-        text = _text(folder / "metrics.jsonl")
-        records = [_parsed(line, folder / "metrics.jsonl", json.loads) for line in text.splitlines() if line]
-        one = found.setdefault(label, Curves(label, [], config.get("data", {}).get("name", "digits")))
-        one.records.append(records)
+        folders |= {folder.resolve(): label for label, folder in _folders(path)}
+    settings = {folder: _settings(folder) for folder in folders}
+    found: dict[tuple[str, str], Curves] = {}
+    for folder, label in folders.items():
+        # Seeds of one experiment are one curve, and what differs otherwise is another one.
+        mine = json.dumps({name: value for name, value in settings[folder].items() if name not in ALIKE}, default=str)
+        name = settings[folder].get("data.name", "digits")
+        one = found.setdefault((label, mine), Curves(label, [], str(name)))
+        one.records.append(_records(folder / "metrics.jsonl"))
         one.pairs.append(_pairs(folder / "feedback.safetensors"))
+    _tell_apart(found)
     return list(found.values())
+
+
+ALIKE = frozenset(("seed", "out", "threads", "checkpoint_every", "tensorboard", "device"))
+"""Settings in which the runs of one curve may differ."""
+SHOWN = 3  # settings in a label
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Of a run, by their paths in its configuration."""
+    return dict(flat(_read(folder / "config.toml", tomllib.loads)))
+
+
+def _tell_apart(found: Mapping[tuple[str, str], Curves]) -> None:
+    """Curves of one rule get the settings in which they differ as a part of their labels."""
+    by_label: dict[str, list[tuple[dict[str, Any], Curves]]] = {}
+    for (label, text), curves in found.items():
+        by_label.setdefault(label, []).append((json.loads(text), curves))
+    for label, some in by_label.items():
+        names = list(dict.fromkeys(name for settings, _ in some for name in settings))
+        differing = [name for name in names if len({repr(settings.get(name)) for settings, _ in some}) > 1]
+        for settings, curves in some if len(some) > 1 else ():
+            words = [f"{name.split('.')[-1]}={settings.get(name)}" for name in differing[:SHOWN]]
+            curves.label = f"{label} ({', '.join(words)})"
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics, each with its epoch."""
+    found = [_parsed(line, path, json.loads) for line in _text(path).splitlines() if line.strip()]
+    for number, record in enumerate(found, 1):
+        if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+            raise UserError(f"{path}:{number} is no record of an epoch")
+    return found
 
 
 def _folders(path: Path) -> list[tuple[str, Path]]:
@@ -121,10 +156,15 @@ def _folders(path: Path) -> list[tuple[str, Path]]:
         raise UserError(f"there is no run folder {path}", "`ruledsl train` and `ruledsl compare` say where theirs are")
     results = path / "results.json"
     if results.is_file():
-        rows = _read(results, json.loads)["rules"]
-        return [(row["rule"], path / run["folder"]) for row in rows for run in row["runs"]]
+        try:
+            rows = _read(results, json.loads)["rules"]
+            runs = [(row["rule"], path / run["folder"]) for row in rows for run in row["runs"]]
+        except (KeyError, TypeError):
+            raise UserError(f"{results} is not what ruledsl compare writes") from None
+        return [(rule, folder) for rule, folder in runs if (folder / "metrics.jsonl").is_file()]
     if (path / "metrics.jsonl").is_file():
-        return [(_read(path / "config.toml", tomllib.loads).get("rule", "backprop"), path)]
+        rule = _read(path / "config.toml", tomllib.loads).get("rule", "backprop")
+        return [(Path(str(rule)).stem, path)]
     inside = sorted(child for child in path.iterdir() if (child / "metrics.jsonl").is_file())
     if not inside:
         raise UserError(f"{path} holds no metrics.jsonl: no epoch of a run was finished there")
@@ -158,6 +198,8 @@ def _pairs(path: Path) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = load(path.read_bytes())
     except (OSError, broken) as error:
         raise UserError(f"cannot read {path}: {error}") from None
+    if any(value.ndim < 1 or len(value) != 2 for value in arrays.values()):
+        raise UserError(f"{path} does not hold W and its effective feedback, layer by layer")
     return arrays
 
 
@@ -297,7 +339,7 @@ def _scatter(figure: Any, runs: Sequence[Curves]) -> None:
         (run.label, layer, pairs[layer])
         for run in runs
         for pairs in [next(filter(None, run.pairs), {})]
-        for layer in sorted(pairs, key=run.layers("angle").index)
+        for layer in sorted(pairs, key=[*run.layers("angle"), *sorted(pairs)].index)
     ]
     if not found:
         raise UserError(

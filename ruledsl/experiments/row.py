@@ -35,6 +35,12 @@ class Row:
         return self.config.model_copy(update={"seed": seed})
 
     @property
+    def rhythm(self) -> tuple[Any, ...]:
+        """What runs that go on at the same time have in common: their epochs, steps and measurements."""
+        config = self.config
+        return config.epochs, config.probe_every, config.data.batch_size, tuple(config.data.batch_size_after.items())
+
+    @property
     def folder(self) -> str:
         """What its folders are called."""
         return re.sub(r"[^\w.=+-]+", "-", self.label).strip("-")

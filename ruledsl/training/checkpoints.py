@@ -33,11 +33,12 @@ PROGRESS = "progress"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run was, the epochs that were over, and its engine's state."""
+    """Where a run was, the epochs that were over, its engine's state, and its configuration as it then was."""
 
     position: Position
     epochs: tuple[Epoch, ...]
     state: Mapping[str, NDArray[Any]]
+    configuration: str = ""
 
 
 class Checkpoints:
@@ -89,7 +90,11 @@ class Checkpoints:
 
 
 def _packed(checkpoint: Checkpoint) -> bytes:
-    progress = {"position": asdict(checkpoint.position), "epochs": [asdict(epoch) for epoch in checkpoint.epochs]}
+    progress = {
+        "position": asdict(checkpoint.position),
+        "epochs": [asdict(epoch) for epoch in checkpoint.epochs],
+        "configuration": checkpoint.configuration,
+    }
     content = np.frombuffer(json.dumps(progress).encode(), np.uint8)
     save = need("safetensors.numpy", "saving checkpoints", "train").save
     arrays = {name: np.array(value, order="C") for name, value in checkpoint.state.items()}
@@ -100,7 +105,8 @@ def _packed(checkpoint: Checkpoint) -> bytes:
 def _unpacked(content: bytes) -> Checkpoint:
     state = need("safetensors.numpy", "reading checkpoints", "train").load(content)
     progress = json.loads(state.pop(PROGRESS).tobytes())
-    return Checkpoint(Position.of_record(progress["position"]), tuple(map(Epoch.of_record, progress["epochs"])), state)
+    epochs = tuple(map(Epoch.of_record, progress["epochs"]))
+    return Checkpoint(Position.of_record(progress["position"]), epochs, state, progress.get("configuration", ""))
 
 
 def _checksum(content: bytes) -> str:

@@ -12,7 +12,7 @@ from ruledsl.errors import UserError, suggest
 def frozen_layers(architecture: Architecture, patterns: Sequence[str]) -> frozenset[str]:
     """The paths of all that has parameters and does not learn: layers, and the normalisations that belong to them.
 
-    Raises UserError for a pattern that fits no layer.
+    Raises UserError for a pattern that fits no layer, and where no weight layer is left that learns.
     """
     paths = [place.path for place in architecture.places() if hasattr(place.layer, "name")]
     frozen: set[str] = set()
@@ -21,4 +21,6 @@ def frozen_layers(architecture: Architecture, patterns: Sequence[str]) -> frozen
         if not fits:
             raise UserError(f"{pattern!r} of frozen names no layer of {architecture.name}", suggest(pattern, paths))
         frozen |= {name for path in fits for name in (path, f"{path}_norm", f"{path}.sum_norm")}
+    if frozen.issuperset(place.path for place in architecture.weight_layers()):
+        raise UserError(f"frozen names every weight layer of {architecture.name}: nothing is left to learn")
     return frozenset(frozen)

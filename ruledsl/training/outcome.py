@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,10 @@ from ruledsl.errors import UserError
 from ruledsl.training.checkpoints import Checkpoint, Checkpoints
 from ruledsl.training.config import Config
 from ruledsl.training.loop import Epoch
-from ruledsl.training.settings import read_config
+from ruledsl.training.run_folder import shown
+from ruledsl.training.settings import flat, read_config
 
-SUMMARY, CONFIGURATION = "summary.json", "config.toml"
+SUMMARY, CONFIGURATION, COMPARISON = "summary.json", "config.toml", "comparison.json"
 
 
 class Stopped(UserError):
@@ -76,15 +78,47 @@ def found(folder: Path) -> Run:
         raise UserError(
             f"{folder} is no run folder: it has no {CONFIGURATION}", "ruledsl train names its run folder at the end"
         )
+    if (folder / COMPARISON).is_file():
+        raise UserError(f"{folder} is the folder of a comparison", f"ruledsl compare --resume {shown(folder)}")
     config = read_config(folder / CONFIGURATION).model_copy(update={"out": folder})
     try:
         summary = json.loads((folder / SUMMARY).read_text("utf-8"))
     except (OSError, ValueError):
-        summary = {}
+        summary = None
+    summary = summary if isinstance(summary, dict) else {}
     checkpoint, _ = last_sound(folder)
+    if checkpoint is not None:
+        unchanged_settings(folder, checkpoint)
     epochs: Sequence[Epoch] = checkpoint.epochs if checkpoint else ()
     status = summary.get("status", "running")
+    if status == "finished" and checkpoint is None:  # what it had come to is lost
+        status = "running"
     return Run(config, folder, status, list(epochs), summary.get("verdict"), summary.get("message"))
+
+
+FREE = frozenset(
+    """
+    out threads device processes devices checkpoint_every probe_every tensorboard data.folder data.workers
+    data.test_batch_size
+    """.split()  # noqa: SIM905
+)
+"""What may be another when a run goes on: nothing that it comes to depends on these, rounding aside."""
+
+
+def unchanged_settings(folder: Path, checkpoint: Checkpoint) -> None:
+    """Raises UserError where the configuration in a run's folder is no longer that of its checkpoint."""
+    if not checkpoint.configuration:
+        return
+    path = folder / CONFIGURATION
+    before, now = (
+        dict(flat(tomllib.loads(text))) for text in (checkpoint.configuration, path.read_text(encoding="utf-8"))
+    )
+    for name in sorted({*before, *now} - FREE):
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"{path} says {name} = {now.get(name)}, and until its last checkpoint the run had {before.get(name)}",
+                "a run goes on as it began: put it back, or start another one with ruledsl train --config",
+            )
 
 
 def last_sound(folder: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -91,7 +91,9 @@ def prepare(config: Config) -> Prepared:
     rule, program = load_compiled(config.rule, config.first_parameters, config.backend)
     output = load_rule(config.output, {}) if config.output else None
     programs = program, output.compile(config.backend) if output else None
-    return prepare_with(config, rule, output, programs, layers=load_layers(config))
+    layers = load_layers(config)
+    check_optimizers(config, (*programs, *(each[1] for each in layers.values() if each)))
+    return prepare_with(config, rule, output, programs, layers=layers)
 
 
 def prepare_with(
@@ -121,6 +123,15 @@ def prepare_with(
     except MemoryError as error:
         raise UserError(f"the network {architecture.name} does not fit into memory: {error}") from None
     return Prepared(config, dataset, architecture, engine, rule, output, programs, constraints, layers)
+
+
+def check_optimizers(config: Config, programs: Iterable[Program | None]) -> None:
+    """Raises UserError for an optimizer of the configuration by which none of these programs moves anything."""
+    known = {f.optimizer for program in programs if program for f in program.functions if f.role == "grad"} - {TASK}
+    for name in config.optimizers:
+        if name not in known:
+            help = suggest(name, known) if known else "--set optimizer.lr=0.01 sets the rate of W"
+            raise UserError(f"no rule of this run trains by an optimizer `{name}`", help)
 
 
 def load_dataset(config: Config) -> Dataset:

@@ -18,7 +18,7 @@ from ruledsl.training.loop import BEGINNING, Epoch, Listener, Position
 from ruledsl.training.outcome import CONFIGURATION, SUMMARY, Interrupted, Run, TrainingDiverged
 from ruledsl.training.preparation import Prepared
 from ruledsl.training.run_folder import RunFolder, environment, shown
-from ruledsl.training.settings import to_toml
+from ruledsl.training.settings import anchored, to_toml
 from ruledsl.training.signals import Stops
 
 PROBES = "probes."
@@ -54,7 +54,7 @@ class Recording:
             self.folder = RunFolder.open(where) if again else RunFolder.create(where)
         path = self.folder.path
         self.checkpoints = Checkpoints(path)
-        self.result = Run(prepared.config.model_copy(update={"out": path}), path)
+        self.result = Run(anchored(prepared.config.model_copy(update={"out": path})), path)
         self.result.verdict = prepared.experiment.verdict
         self.go_on = go_on or f"ruledsl train --resume {shown(path)}"
         self.position = BEGINNING
@@ -85,6 +85,12 @@ class Recording:
 
     def add(self, epoch: Epoch) -> None:
         """An epoch is done. Raises as `pause` does."""
+        self.took(epoch)
+        if epoch.epoch < self.prepared.config.epochs:
+            self.pause(Position(epoch.epoch))
+
+    def took(self, epoch: Epoch) -> None:
+        """An epoch is done; the last one is saved."""
         self.result.epochs.append(epoch)
         record = epoch.record()
         self.folder.add_metrics(record)
@@ -95,11 +101,8 @@ class Recording:
             if self.events and value is not None and name != "epoch":
                 self.events.add_scalar(name, value, epoch.epoch)
         self.listener.epoch(epoch)
-        position = Position(epoch.epoch)
         if epoch.epoch == self.prepared.config.epochs:
-            self.save(position)
-        else:
-            self.pause(position)
+            self.save(Position(epoch.epoch))
 
     def pause(self, position: Position) -> None:
         """Between two steps: save, if it is time to. Raises Interrupted after saving where somebody asked to stop."""
@@ -122,7 +125,8 @@ class Recording:
         if self.leads and position != self.position:
             engine = self.prepared.engine
             probes = {f"{PROBES}{name}": value for name, value in engine.probes.state().items()}
-            self.checkpoints.save(Checkpoint(position, tuple(self.result.epochs), {**engine.state(), **probes}))
+            state = {**engine.state(), **probes}
+            self.checkpoints.save(Checkpoint(position, tuple(self.result.epochs), state, to_toml(self.result.config)))
         self.position, self.saved = position, time.perf_counter()
 
     def stop(self, position: Position) -> None:

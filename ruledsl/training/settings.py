@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from ruledsl.errors import UserError, suggest
 from ruledsl.training import presets
-from ruledsl.training.config import Config, ParameterSchedule
+from ruledsl.training.config import Config, OptimizerConfig, ParameterSchedule
 
 
 def read_config(
@@ -82,6 +82,34 @@ def for_rule(config: Config, rule: str) -> Config:
     values = config.model_dump(exclude_unset=True)
     _merge(values, values.pop("rules", {}).get(Path(rule).stem, {}))
     return make_config(values)
+
+
+def anchored(config: Config) -> Config:
+    """A configuration that means the same in every folder: the paths in it from the root of the file system."""
+
+    def path(name: str) -> str:
+        return str(Path(name).absolute()) if name.endswith(".rule") else name
+
+    def named(section: OptimizerConfig) -> OptimizerConfig:
+        return section.model_copy(update={"name": path(section.name)})
+
+    options, folder = dict(config.data.options), config.data.folder
+    if isinstance(options.get("file"), str) and Path(options["file"]).is_file():
+        options["file"] = str(Path(options["file"]).absolute())
+    data = config.data.model_copy(update={"options": options, "folder": folder and folder.absolute()})
+    layers = {pattern: one.model_copy(update={"rule": path(one.rule)}) for pattern, one in config.layers.items()}
+    return config.model_copy(
+        update={
+            "rule": path(config.rule),
+            "output": config.output and path(config.output),
+            "constraints": [path(name) for name in config.constraints],
+            "constraint_parameters": {path(name): own for name, own in config.constraint_parameters.items()},
+            "layers": layers,
+            "optimizer": named(config.optimizer),
+            "optimizers": {name: named(one) for name, one in config.optimizers.items()},
+            "data": data,
+        }
+    )
 
 
 def make_config(values: Mapping[str, Any], origins: Sequence[_Origin] = ()) -> Config:
@@ -156,6 +184,15 @@ def _parsed(text: str, what: str) -> dict[str, Any]:
         raise UserError(f"{what} is not valid TOML: {error}") from None
     except RecursionError:
         raise UserError(f"{what} is nested too deeply") from None
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as pairs of paths and values: `optimizer.lr`, 0.1."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _has(values: Any, path: Sequence[str]) -> bool:
@@ -274,5 +311,6 @@ def _value(value: Any) -> str:
     raise TypeError(f"{value!r} has no form in TOML")
 
 
-def _key(key: str) -> str:
+def _key(key: str | int) -> str:
+    key = str(key)
     return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _value(key)

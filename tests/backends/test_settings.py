@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sigmoids": {"loss": {"name": "binary_cross_entropy"}},
     "clip": {"optimizer": {**SGD, "clip": 0.05}},
     "frozen": {"frozen": ["conv*"]},
+    "clip of what learns": {"optimizer": {**SGD, "clip": 0.05}, "frozen": ["conv1", "fc*"]},
     "growing": {"data": {"name": "digits", "batch_size": 16, "batch_size_after": {1: 32, 2: 48}}},
     "cosine": {"schedule": {"warmup": 0.5, "cosine": True}},
 }
@@ -151,3 +152,34 @@ def test_a_second_optimizer_has_a_schedule_of_its_own_in_both_engines() -> None:
     for path, value in in_torch(ours, program).items():
         np.testing.assert_allclose(value, found[path].numpy(), rtol=1e-3, atol=1e-4, err_msg=path)
     assert np.abs(others["fc2.B"] - found["fc2.B"].numpy()).max() > 1e-3
+
+
+def test_a_layer_with_parameters_of_its_own_keeps_them_while_those_of_the_others_change(tmp_path: Path) -> None:
+    common = ["rule=kolen_pollack", "epochs=2", "data.train_images=320", "threads=1", "model.name=mlp"]
+    common += ["model.options={hidden=[24, 16], activation='tanh'}", "parameters.decay={start=0.5, end=0.1}"]
+    own = ["layers.fc2={rule='kolen_pollack', parameters={decay=0.001}}", "output=kolen_pollack"]
+    losses = {}
+    for name, more in {"own": own, "all": []}.items():
+        for backend in ("torch", "jax"):
+            settings = [*common, *more, f"backend={backend}", f"out={tmp_path / name / backend}"]
+            losses[name, backend] = [epoch.test.loss for epoch in train(read_config(settings=settings)).epochs]
+    for name in ("own", "all"):
+        assert losses[name, "torch"] == pytest.approx(losses[name, "jax"], rel=1e-4)
+    assert losses["own", "jax"][-1] != pytest.approx(losses["all", "jax"][-1], rel=1e-3)
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_what_would_teach_nothing_is_a_message(backend: str, tmp_path: Path) -> None:
+    settings = [f"backend={backend}", f"out={tmp_path}/run", "model.name=mlp"]
+    with pytest.raises(UserError, match="every weight layer of mlp: nothing is left to learn"):
+        train(read_config(settings=[*settings, "frozen=['*']"]))
+    with pytest.raises(UserError, match="no rule of this run trains by an optimizer `algin`") as caught:
+        train(read_config(settings=[*settings, "rule=symmetric_alignment", "optimizers.algin.lr=0.5"]))
+    assert caught.value.help == "did you mean `align`?"
+
+
+def test_a_growing_batch_is_written_down_and_read_again(tmp_path: Path) -> None:
+    config = read_config(
+        settings=["data.batch_size_after={1 = 64}", f"out={tmp_path}/run", "epochs=2", "model.name=mlp"]
+    )
+    assert read_config(train(config).folder / "config.toml").data.batch_size_after == {1: 64}

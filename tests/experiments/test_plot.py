@@ -81,3 +81,35 @@ def test_bands_are_what_they_are_called() -> None:
 def test_thirty_rules_look_different() -> None:
     looks = [Style(index).options(25) for index in range(30)]
     assert len({(look["color"], look["linestyle"], look["marker"]) for look in looks}) == 30
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_curves_of_their_own(tmp_path: Path) -> None:
+    folders = []
+    for number, settings in enumerate((["seed=0"], ["seed=1"], ["seed=0", "optimizer.lr=0.1"])):
+        config = read_config(settings=[*QUICK, *settings, "rule=usf", f"out={tmp_path / str(number)}"])
+        folders.append(train(config).folder)
+    runs = read_runs([*folders, folders[0]])
+    assert [(run.label, len(run.records)) for run in runs] == [("usf (lr=0.001)", 2), ("usf (lr=0.1)", 1)]
+    assert [run.label for run in read_runs(folders[:2])] == ["usf"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("metrics.jsonl", "3\n", "metrics.jsonl:1 is no record"),
+        ("metrics.jsonl", '{"test_error": 1}\n', "metrics.jsonl:1 is no record"),
+        ("results.json", "{}", "is not what ruledsl compare writes"),
+        ("results.json", "[]", "is not what ruledsl compare writes"),
+        ("config.toml", "x = [", "cannot read"),
+    ],
+)
+def test_folders_in_which_somebody_has_been_are_messages(name: str, text: str, said: str, tmp_path: Path) -> None:
+    run = train(read_config(settings=[*QUICK, f"out={tmp_path / 'run'}"]))
+    (run.folder / name).write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_runs([run.folder])
+    assert said in caught.value.message
+    (run.folder / "config.toml").write_text("data = 3\n")
+    (run.folder / "metrics.jsonl").write_text('{"epoch": 0, "test_error": 0.5}\n')
+    (run.folder / "results.json").unlink(missing_ok=True)
+    assert read_runs([run.folder])[0].dataset == "digits"

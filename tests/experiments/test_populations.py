@@ -154,3 +154,25 @@ def test_the_command_shows_a_row_for_each_point(tmp_path: Path, capsys: pytest.C
         "feedback_alignment-lr=0.01-seed0",
         "feedback_alignment-lr=0.1-seed0",
     }
+
+
+def test_runs_of_different_length_do_not_go_on_together(tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    comparison, _ = compared(tmp_path / "c", ["backprop"], "backend=jax", epochs=[1, 3], data__batch_size=[16, 32])
+    for row in comparison.rows:
+        assert [len(run.epochs) - 1 for run in row.runs] == [row.config.epochs] * 2
+    assert len({run.test_error for row in comparison.rows for run in row.runs}) > 2
+
+
+def test_what_runs_share_is_no_axis_and_no_section_of_a_rule(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"`rules\.usf\.optimizer\.lr` is the same for all"):
+        compared(tmp_path / "c", ["usf"], rules__usf__optimizer__lr=[0.1, 0.001])
+    for setting in (
+        "rules.usf.data.train_images=20",
+        "rules.usf.output=backprop",
+        "rules.usf.layers.fc1.rule=backprop",
+    ):
+        with pytest.raises(UserError, match=r"\[rules.usf\] sets .*the same for all runs"):
+            compared(tmp_path / "c", ["usf"], setting)
+    comparison, _ = compared(tmp_path / "c", ["usf", "backprop"], "rules.usf.data.batch_size=32", seeds=1)
+    assert [row.config.data.batch_size for row in comparison.rows] == [32, 16]

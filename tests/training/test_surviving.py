@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import ruledsl
 from ruledsl.errors import UserError
 from ruledsl.experiments import compare
 from ruledsl.experiments import resume as resume_comparison
 from ruledsl.rule import Rule
 from ruledsl.training import Config, Interrupted, Listener, TrainingDiverged, loop, read_config, resume, train
-from ruledsl.training.checkpoints import Checkpoints
+from ruledsl.training.checkpoints import Checkpoint, Checkpoints
 from ruledsl.training.engine import Score
 from ruledsl.training.preparation import Prepared
 from ruledsl.training.run_folder import RunFolder
@@ -181,7 +183,7 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_it_used(at: float, tmp
     run = resume(tmp_path / "run", heard)
     assert any("is damaged" in note and "the one before it is used" in note for note in heard.notes)
     assert same(run.folder, whole.folder)
-    assert all("damaged" not in str(one) for one in folder.sound())
+    assert all(isinstance(one, Checkpoint) for one in folder.sound())
 
 
 def test_without_a_sound_checkpoint_a_run_starts_again(tmp_path: Path) -> None:
@@ -310,3 +312,92 @@ def test_a_run_of_mirror_phases_alone_says_so(tmp_path: Path) -> None:
     run = train(quick(tmp_path / "run", "rule=weight_mirror", "epochs=1"), heard)
     assert any("W has learnt nothing of the task" in note for note in heard.notes)
     assert "W has learnt nothing of the task" in json.loads((run.folder / "summary.json").read_text())["message"]
+
+
+def test_all_of_a_population_are_saved_when_one_is_asked_to_stop(tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    config = quick(tmp_path / "c", "backend=jax", "checkpoint_every=1000")
+    with pytest.raises(Interrupted):
+        compare(config, ["backprop"], [0, 1, 2], StoppingAt(15))  # before the end of the second epoch
+    for seed in range(3):
+        assert max(Checkpoints(tmp_path / "c" / f"backprop-seed{seed}").positions()) >= (1, 0)
+
+
+# --- a folder in which somebody has been ---
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("epochs = 4", "epochs = 6", "says epochs = 6, and until its last checkpoint the run had 4"),
+        ('name = "adam"', 'name = "sgd"', "optimizer.name = sgd"),
+        ("seed = 0", "seed = 5", "seed = 5"),
+        ("batch_size = 32", "batch_size = 16", "data.batch_size = 16"),
+        ('backend = "torch"', 'backend = "jax"', "backend = jax"),
+    ],
+)
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_run_goes_on_with_the_settings_that_it_began_with(
+    before: str, after: str, said: str, ended: bool, tmp_path: Path, pausing: None
+) -> None:
+    folder = tmp_path / "run"
+    if ended:
+        train(quick(folder, "backend=torch"))
+    else:
+        with pytest.raises(Interrupted):
+            train(quick(folder, "backend=torch"), StoppingAt(11))
+    text = (folder / "config.toml").read_text()
+    assert before in text
+    (folder / "config.toml").write_text(text.replace(before, after))
+    with pytest.raises(UserError) as caught:
+        resume(folder)
+    assert said in caught.value.message
+    (folder / "config.toml").write_text(text.replace("checkpoint_every = 0.0", "checkpoint_every = 60.0"))
+    assert resume(folder).status == "finished"
+
+
+def test_a_finished_run_that_lost_its_checkpoints_is_run_again(tmp_path: Path) -> None:
+    first = train(quick(tmp_path / "run"))
+    expected = weights(first.folder)
+    shutil.rmtree(first.folder / "checkpoints")
+    again = resume(first.folder)
+    assert again.status == "finished" and again.test_error == first.test_error
+    assert all(np.array_equal(value, expected[name]) for name, value in weights(again.folder).items())
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{", '{"status": 7}'])
+def test_a_summary_that_is_none_is_no_traceback(text: str, tmp_path: Path) -> None:
+    run = train(quick(tmp_path / "run"))
+    (run.folder / "summary.json").write_text(text)
+    assert resume(run.folder).status == "finished"
+
+
+def test_folders_of_comparisons_and_of_runs_are_told_apart(tmp_path: Path) -> None:
+    comparison = compare(quick(tmp_path / "c"), ["backprop"], [0])
+    with pytest.raises(UserError) as caught:
+        resume(comparison.folder)
+    assert caught.value.help == f"ruledsl compare --resume {comparison.folder}"
+    for text in ("", "[]", '{"rules": ["usf"]}', '{"rules": 3, "seeds": [0], "grid": {}}'):
+        (comparison.folder / "comparison.json").write_text(text)
+        with pytest.raises(UserError, match=r"comparison\.json is damaged"):
+            resume_comparison(comparison.folder)
+
+
+def test_a_run_goes_on_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pausing: None) -> None:
+    (tmp_path / "mine").mkdir()
+    for name in ("feedback_alignment", "sgd", "constant_norm"):
+        text = ruledsl.load(name).text.replace(f" {name} ", f" my_{name} ", 1)
+        (tmp_path / "mine" / f"my_{name}.rule").write_text(text)
+    monkeypatch.chdir(tmp_path / "mine")
+    settings = [
+        "rule=my_feedback_alignment.rule",
+        "optimizer.name=my_sgd.rule",
+        "constraints=['my_constant_norm.rule']",
+    ]
+    settings += ["layers={fc1={rule='my_feedback_alignment.rule'}}", "output=my_feedback_alignment.rule"]
+    whole = train(quick(tmp_path / "whole", *settings))
+    with pytest.raises(Interrupted):
+        train(quick(tmp_path / "stopped", *settings), StoppingAt(11))
+    monkeypatch.chdir(tmp_path)
+    resume(tmp_path / "stopped")
+    assert same(tmp_path / "stopped", whole.folder)
