@@ -107,9 +107,12 @@ def get(name: str, input_shape: Sequence[int], classes: int, **options: Any) -> 
     Raises UserError for a name or option that does not exist and for an input that the network cannot take.
     """
     make = choose("network", name, TABLE).make
-    layers = make(classes, **checked_options(f"the network {name}", make, options))
+    given = checked_options(f"the network {name}", make, options)
     try:
-        return Architecture(name, tuple(input_shape), classes, layers)
+        return Architecture(name, tuple(input_shape), classes, make(classes, **given))
+    except ZeroDivisionError:
+        zeros = ", ".join(option for option, value in options.items() if value == 0)
+        raise UserError(f"the network {name} cannot be built where {zeros or 'an option'} is 0") from None
     except UserError as error:
         shape = " x ".join(map(str, input_shape))
         raise UserError(f"the network {name} does not fit inputs of {shape}: {error.message}", error.help) from None

@@ -61,6 +61,10 @@ class Architecture:
         if len(set(paths)) < len(paths):
             raise UserError(f"{self.name} has two layers of the same name: {', '.join(paths)}")
 
+        for place in self.weight_layers():
+            if min(place.input_shape[0], place.layer.output_shape(place.input_shape)[0], place.input_shape[-1]) < 1:
+                raise UserError(f"layer {place.path} has a side without units: every layer has one at least")
+
     def places(self) -> Iterator[Place]:
         """Every layer in the order of the computation; a block comes before what is in it."""
         yield from _walk(self.layers, self.input_shape, "")

@@ -83,6 +83,8 @@ def tell(comparison: Comparison, console: Console) -> None:
     """What came of it."""
     console.print(table(comparison))
     typer.echo(f"plot     {comparison.plot}\nnumbers  {comparison.results}\nruns     {comparison.folder}")
+    if any(row.failures for row in comparison.rows):
+        raise typer.Exit(1)
 
 
 def table(comparison: Comparison) -> Table:

@@ -37,9 +37,13 @@ def npz(data_dir: Path | None = None, *, file: str = "") -> Dataset:
         places = ", ".join(map(str, (Path(), *roots(data_dir))))
         raise UserError(f"there is no file {file}; looked in: {places}", "say where it is with --data-dir")
     try:
+        with zipfile.ZipFile(path):  # an array alone is a file of another kind
+            pass
         with np.load(path, allow_pickle=False) as held:
             arrays = {name: _array(held, path, name) for name in NAMES}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - NumPy reads what is damaged until something gives way
         raise UserError(f"{path} is no .npz file that can be read: {error}") from None
     train, test = (_split(path, part, arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))
     if train.shape != test.shape:
@@ -68,9 +72,9 @@ def _whole(images: NDArray[Any]) -> bool:
 
 def _classes(path: Path, train: Labels, test: Labels) -> int:
     """How many there are: 0, 1, ... Raises UserError for a class that training never sees."""
-    most = int(max(train.max(), test.max()))
-    unseen = sorted({*range(most + 1)} - {*np.unique(train).tolist()})
-    if unseen:
+    most, seen = int(max(train.max(), test.max())), np.unique(train)
+    if len(seen) < most + 1:
+        unseen = sorted({*range(min(most + 1, len(seen) + 6))} - {*seen.tolist()})
         listed = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
         raise UserError(
             f"train_labels of {path} have no image of class {listed}, and go up to {most}: classes are 0, 1, 2, ...",
@@ -82,8 +86,10 @@ def _classes(path: Path, train: Labels, test: Labels) -> int:
 def _split(path: Path, part: str, images: NDArray[Any], labels: NDArray[Any]) -> Split:
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{part}_labels of {path} are {labels.dtype} of {labels.shape}, not one whole number per image")
-    if images.ndim not in (2, 3, 4) or len(images) != len(labels) or not len(labels):
+    if images.ndim not in (2, 3, 4) or len(images) != len(labels) or not images.size:
         raise UserError(f"{part}_images of {path} are {images.shape}, and there are {len(labels)} labels")
+    if labels.max() > np.iinfo(np.int32).max:
+        raise UserError(f"{part}_labels of {path} has {labels.max()}: classes are 0, 1, 2, ...")
     if labels.min() < 0:
         raise UserError(f"{part}_labels of {path} has {labels.min()}: classes count from 0")
     if images.dtype.kind not in "uifb":

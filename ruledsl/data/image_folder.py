@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -73,7 +76,7 @@ class Reader:
                 if (part, image.size) != ((0, 0, width, height), (self.size, self.size)):
                     image = image.resize((self.size, self.size), pillow.Resampling.BILINEAR, part)
                 pixels = np.asarray(image, np.uint8)
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
             raise UserError(f"{path} is no image that can be read: {error}") from None
         return pixels.transpose(2, 0, 1)
 
@@ -215,7 +218,29 @@ def _piped(wanted: _Wanted, workers: int) -> Iterator[Any]:
     if not flags.is_parsed():  # Grain looks for flags of the command line, and there are none
         flags(["ruledsl"])
     pipe = grain.MapDataset.source(wanted).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-    yield from pipe.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=AHEAD))
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=AHEAD)
+    yield from pipe.mp_prefetch(options, worker_init_fn=_serving)
+
+
+GRACE = 60
+"""Seconds for which a worker goes on when everybody was asked to stop: the one that trains finishes its step first."""
+
+
+def _serving(worker: int, workers: int) -> None:
+    """In a process that reads: who asks a whole group to stop means the one that trains, and with that one it ends."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))  # which ends it
+    threading.Thread(target=_ending_with_the_parent, daemon=True).start()
+
+
+def _ending_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _root(data_dir: Path | None) -> Path:
@@ -264,5 +289,5 @@ def _size_of(path: Path) -> int:
     try:
         with pillow.open(path) as image:
             return int(min(image.size))
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, pillow.DecompressionBombError) as error:
         raise UserError(f"{path} is no image that can be read: {error}") from None

@@ -126,6 +126,10 @@ BUILT_IN = ("sgd", "adam")
 """Optimizers that every backend has of its own; their other settings are fields of `OptimizerConfig`."""
 
 
+OWNERS = {"momentum": ("sgd",), "nesterov": ("sgd",), "betas": ("adam",), "eps": ("adam",), "weight_decay": BUILT_IN}
+"""Settings that not every optimizer has, and those that do."""
+
+
 class OptimizerConfig(Section):
     """What turns pseudo-gradients into steps."""
 
@@ -172,10 +176,10 @@ class OptimizerConfig(Section):
     def _settings_fit(self) -> Self:
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum")
-        others = ("momentum", "nesterov", "weight_decay", "betas", "eps")
-        for name in others if self.name not in BUILT_IN else ():
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is for sgd and adam; {self.name} takes its own, as parameters.{name}")
+        for name, owners in OWNERS.items():
+            if self.name not in owners and getattr(self, name) != type(self).model_fields[name].default:
+                own = f"; {self.name} takes its own, as parameters.{name}" if self.name not in BUILT_IN else ""
+                raise ValueError(f"{name} is for {' and '.join(owners)}{own}")
         if self.parameters and self.name in BUILT_IN:
             raise ValueError(f"{self.name} has no `parameters`: its settings are fields beside them, such as lr")
         return self

@@ -175,7 +175,8 @@ class Recording:
             return None
         if isinstance(error, Diverged):
             return self.diverged(error)
-        if isinstance(error, KeyboardInterrupt | Interrupted):
+        asked = self.stops.asked is not None and not isinstance(error, UserError)
+        if isinstance(error, KeyboardInterrupt | Interrupted) or asked:  # a signal may have met other processes too
             result.status = "interrupted"
             told = error if isinstance(error, Interrupted) else self._interrupted()
             result.message = told.message

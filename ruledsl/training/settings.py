@@ -39,10 +39,10 @@ def read_config(
     origins.insert(0, _Origin(f"the preset {preset}, line ", presets.values(preset), presets.text(preset)))
     values = {}
     for origin in origins:
-        for own in values.get("rules", {}).values():
+        for own in _sections_of_rules(values).values():
             _forget(own, origin.values)
         _merge(values, copy.deepcopy(dict(origin.values)))
-    if "rule" in values:
+    if "rule" in values and _sections_of_rules(values):
         _merge(values, values.pop("rules", {}).get(Path(str(values["rule"])).stem, {}))
     # Of the patterns of layers the first that fits counts: what is asked for in the call comes before the file.
     layers = values.get("layers")
@@ -52,6 +52,13 @@ def read_config(
         asked = [pattern for given in named for pattern in given]
         values["layers"] = {pattern: layers[pattern] for pattern in dict.fromkeys((*asked, *layers))}
     return make_config(values, origins)
+
+
+def _sections_of_rules(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is said of single rules; nothing where that is none, which is for `make_config` to say."""
+    rules = values.get("rules", {})
+    sound = isinstance(rules, dict) and all(isinstance(own, dict) for own in rules.values())
+    return rules if sound else {}
 
 
 def changed(config: Config, fields: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:

@@ -93,6 +93,8 @@ def test_a_ceiling_pool_counts_the_window_that_sticks_out() -> None:
         ("mlp", {"hiden": [3]}, "did you mean `hidden`?"),
         ("mlp", {"hidden": "many"}, "option `hidden`"),
         ("mlp", {"activation": "rellu"}, "'relu'"),
+        ("mlp", {"hidden": [0]}, "layer fc1 has a side without units"),
+        ("vit_cifar", {"heads": 0}, "cannot be built where heads is 0"),
         ("liao_mnist", {}, "conv2: its window of 5 does not fit"),
         ("liao_mnist_bn", {"norm": {"place": "beside"}}, "'before' or 'after'"),
     ],

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +19,7 @@ from ruledsl.data.augment import augmentations
 from ruledsl.data.image_folder import Folder
 from ruledsl.errors import UserError
 from ruledsl.training import Interrupted, Listener, loop, read_config, resume, train
+from ruledsl.training.checkpoints import Checkpoints
 from ruledsl.training.engine import Score
 from ruledsl.training.schedule import Clock
 
@@ -126,3 +133,35 @@ def test_a_class_without_images_is_named(folder: Path) -> None:
     (folder / "train" / "grey").mkdir()
     with pytest.raises(UserError, match="grey has no images"):
         data.load("image_folder", folder)
+
+
+def test_an_image_that_would_fill_the_memory_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match=r"no image that can be read: .*decompression bomb"):
+        data.load("image_folder", folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")
+def test_a_group_that_is_asked_to_stop_saves_and_goes_on(folder: Path) -> None:
+    call = [
+        sys.executable,
+        "-m",
+        "ruledsl",
+        "train",
+        "kolen_pollack",
+        "--data",
+        "image_folder",
+        "--data-dir",
+        str(folder),
+    ]
+    settings = ["data.workers=2", "data.batch_size=8", "checkpoint_every=0.1", "probe_every=0", "backend=torch"]
+    call += ["--model", "mlp", "--epochs", "500", "--out", str(folder / "run"), *(f"--set={each}" for each in settings)]
+    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    until = time.monotonic() + 120
+    while not Checkpoints(folder / "run").positions()[:1] > [(0, 0)] and time.monotonic() < until:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "interrupted by SIGTERM" in said and f"ruledsl train --resume {folder / 'run'}" in said
+    assert json.loads((folder / "run" / "summary.json").read_text())["status"] == "interrupted"

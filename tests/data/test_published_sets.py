@@ -165,6 +165,9 @@ def test_arrays_of_a_users_own_are_a_dataset(tmp_path: Path) -> None:
         ({"train_images": np.ones((6, 20), np.uint8)}, "whole numbers are divided by 255, and others are not"),
         ({"train_images": np.full((6, 20), 256)}, "whole numbers from 256 to 256"),
         ({"train_labels": np.array([1, 2, 3, 1, 2, 3])}, "no image of class 0, and go up to 3"),
+        ({"train_labels": np.array([0, 1, 2, 0, 1, 3 * 10**9])}, "has 3000000000"),
+        ({"train_labels": np.array([0, 1, 2, 0, 1, 2**63 + 5], np.uint64)}, "has 9223372036854775813"),
+        ({"train_images": np.zeros((6, 0)), "test_images": np.zeros((3, 0))}, "are (6, 0)"),
         ({"test_labels": np.array([0, 1, 7])}, "no image of class 3, 4, 5, 6, 7, and go up to 7"),
     ],
 )
@@ -179,3 +182,13 @@ def test_npz_wants_a_file(tmp_path: Path) -> None:
         data.load("npz", tmp_path)
     with pytest.raises(UserError, match=r"there is no file other\.npz"):
         data.load("npz", tmp_path, file="other.npz")
+
+
+def test_files_that_are_no_npz_are_messages(tmp_path: Path) -> None:
+    np.save(tmp_path / "alone.npy", np.zeros((3, 4)))
+    np.savez_compressed(tmp_path / "good.npz", train_images=np.arange(4000.0))
+    whole = (tmp_path / "good.npz").read_bytes()
+    (tmp_path / "broken.npz").write_bytes(whole[:200] + bytes(100) + whole[300:])
+    for name in ("alone.npy", "broken.npz"):
+        with pytest.raises(UserError, match=r"no \.npz file that can be read|has no array"):
+            data.load("npz", tmp_path, file=name)
