@@ -231,9 +231,9 @@ class Engine:
         if not np.isfinite(score.loss):
             raise Diverged(score.loss, self._where(images))
         self.optimizers.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
         for parameter in self.frozen:
             parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizers.step()
         return score
 
