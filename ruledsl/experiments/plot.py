@@ -110,8 +110,7 @@ def read_runs(paths: Sequence[Path]) -> list[Curves]:
     for folder, label in folders.items():
         # Seeds of one experiment are one curve, and what differs otherwise is another one.
         mine = json.dumps({name: value for name, value in settings[folder].items() if name not in ALIKE}, default=str)
-        name = settings[folder].get("data.name", "digits")
-        one = found.setdefault((label, mine), Curves(label, [], str(name)))
+        one = found.setdefault((label, mine), Curves(label, [], _dataset(settings[folder])))
         one.records.append(_records(folder / "metrics.jsonl"))
         one.pairs.append(_pairs(folder / "feedback.safetensors"))
     _tell_apart(found)
@@ -126,6 +125,12 @@ SHOWN = 3  # settings in a label
 def _settings(folder: Path) -> dict[str, Any]:
     """Of a run, by their paths in its configuration."""
     return dict(flat(_read(folder / "config.toml", tomllib.loads)))
+
+
+def _dataset(settings: Mapping[str, Any]) -> str:
+    """Its name; of arrays, that of their file."""
+    name = str(settings.get("data.name", "digits"))
+    return Path(str(settings.get("data.options.file", name))).stem if name == "npz" else name
 
 
 def _tell_apart(found: Mapping[tuple[str, str], Curves]) -> None:
