@@ -201,7 +201,7 @@ class Engine:
 
     def probe(self, held_out: Split) -> dict[str, float]:
         """See `ruledsl.training.engine.Engine.probe`."""
-        batch = next(iter(held_out.some(probes.HELD_OUT).in_order(probes.HELD_OUT)))
+        batch = held_out.sample(probes.HELD_OUT)
         start = {name: jnp.float32(schedule.at(0)) for name, schedule in self.changing.items()}
         zero = jnp.float32(0)
         moment = Moment(jnp.int32(0), {"": jnp.float32(1)}, zero, zero, start)

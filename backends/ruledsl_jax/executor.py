@@ -118,19 +118,20 @@ def linear_map(geometry: Geometry) -> Linear:
 
 def tensor_to_jax(geometry: Geometry, space: Sequence[str], value: Any) -> Any:
     """A tensor of a rule in JAX's layout."""
-    if _turned(geometry, space):
-        value = layouts.turned(value, geometry.groups)  # type: ignore[union-attr]
+    value = _turned(geometry, space, value)
     return layouts.tensor_to_jax(space, value, _own_axes(geometry), _moves(geometry))
 
 
 def tensor_from_jax(geometry: Geometry, space: Sequence[str], value: Any) -> Any:
     """The inverse of `tensor_to_jax`."""
-    value = layouts.tensor_from_jax(space, value, _own_axes(geometry), _moves(geometry))
-    return layouts.turned(value, geometry.groups) if _turned(geometry, space) else value  # type: ignore[union-attr]
+    return _turned(geometry, space, layouts.tensor_from_jax(space, value, _own_axes(geometry), _moves(geometry)))
 
 
-def _turned(geometry: Geometry, space: Sequence[str]) -> bool:
-    return {*space} == {"pre", "post"} and isinstance(geometry, ConvGeometry) and geometry.transposed
+def _turned(geometry: Geometry, space: Sequence[str], value: Any) -> Any:
+    """The kernel of a transposed convolution as that of a convolution, and back; all else as it is."""
+    if {*space} == {"pre", "post"} and isinstance(geometry, ConvGeometry) and geometry.transposed:
+        return layouts.turned(value, geometry.groups)
+    return value
 
 
 def _own_axes(geometry: Geometry) -> int:

@@ -11,12 +11,11 @@ import numpy as np
 
 from ruledsl.architectures import Architecture
 from ruledsl.assembly import Assembly, Facts, Part, assemble, part_of
-from ruledsl.choices import Choices, follow, output_layers
 from ruledsl.errors import UserError
 from ruledsl.program import TASK, Program
 from ruledsl.streams import Streams, first_embeddings, first_weights
 from ruledsl.training.config import Config, OptimizerConfig
-from ruledsl.training.connections import connections
+from ruledsl.training.connections import connections, followed
 from ruledsl.training.freezing import frozen_layers
 from ruledsl_jax import movers
 from ruledsl_jax.host import host_streams
@@ -96,10 +95,8 @@ def _assembly(
     if rule is None:
         return Assembly({}, (), None, False)
     trace = connections(architecture, batch_size)
-    patterns = {pattern: program and part_of(program, {}) for pattern, program in layers.items()}
-    chosen = Choices(part_of(rule, {}), patterns, output and part_of(output, {}))
-    last = () if output is None else output_layers(trace, list(maps), {})
-    parts = {path: part for path, part in follow(maps, chosen, last).items() if part is not None}
+    found = followed(trace, part_of(rule, {}), output, layers)
+    parts = {path: part for path, part in found.items() if part is not None}
     phis = {path: kind and ACTIVATIONS[kind] for path, kind in architecture.activations().items()}
     taken = frozenset({"params", "state"})
     facts = {
@@ -144,19 +141,19 @@ def _targets(
     architecture: Architecture, layers: Mapping[str, Taught]
 ) -> Iterator[tuple[Target, str, frozenset[str], bool]]:
     """Every parameter that is taught, by which optimizer, in which phases, and whether that may decay it."""
-    for place in architecture.weight_layers():
-        layer = layers.get(place.path)
+    for path, kernel in architecture.kernels().items():
+        layer = layers.get(path)
         if layer is None:
-            names = ["W", *["b"] * place.layer.bias]  # type: ignore[union-attr]
-            yield from (((place.path, name), TASK, frozenset({TASK}), True) for name in names)
+            names = ["W", *["b"] * kernel.bias]
+            yield from (((path, name), TASK, frozenset({TASK}), True) for name in names)
             continue
         phases: dict[tuple[str, str], set[str]] = {}
         for phase, output in layer.binding.taught:
-            if _there(layer, output.target, place.layer.bias):  # type: ignore[union-attr]
+            if _there(layer, output.target, kernel.bias):
                 phases.setdefault((output.optimizer, output.target), set()).add(phase)
         for (optimizer, name), some in phases.items():
             own_decay = layer.binding.tensor(name).own_decay
-            yield (place.path, name), optimizer, frozenset(some), not own_decay
+            yield (path, name), optimizer, frozenset(some), not own_decay
     for path, (_, affine) in norms(architecture).items():
         yield from (((path, name), TASK, frozenset({TASK}), True) for name in Gains._fields if affine)
     for path in layer_norms(architecture):

@@ -419,13 +419,14 @@ class Training:
         if own.dense:
             known["zeros"] = [self.zero_of(path, x) for path in (layer.path, *layer.downstream)]
         found = layer.run(name, **known)
+        u: Array
         u, *more = found if own.direct or own.dense else (found,)
         if own.direct:
             self.zero = more[0] if self.zero is None else self.zero + more[0]
         if own.dense:
             self.zeros.pop(layer.path)  # it is in u already
             self.zeros |= zip(layer.downstream, more[-1], strict=True)
-        return u  # type: ignore[no-any-return]
+        return u
 
     def zero_of(self, path: str, x: Array) -> Array:
         """The zero for u of a layer."""
@@ -438,10 +439,11 @@ class Training:
         if not layer.has(self.phase):
             return layer.linear.apply(params.W, x, params.b)
         found = layer.run(self.phase, **{**self.step.told[layer.path], **self.held(layer.path), "x": x})
-        (u, *rest) = found if type(found) is tuple else (found,)
+        u: Array
+        u, *rest = found if type(found) is tuple else (found,)
         brought, self.stored[layer.path] = layer.sorted_results(self.phase, rest)
         self.gradients |= {(optimizer, layer.path, name): value for (optimizer, name), value in brought.items()}
-        return u  # type: ignore[no-any-return]
+        return u
 
     def norm(self, path: str, v: Array) -> Array:
         """Batch normalisation over all axes but the last, which goes into the averages."""
@@ -462,7 +464,8 @@ class Training:
 
     def embedding(self, path: str) -> Array:
         """Its value."""
-        return self.params[path].value  # type: ignore[no-any-return]
+        value: Array = self.params[path].value
+        return value
 
     def dropout(self, path: str, p: float, v: Array) -> Array:
         """v, of which a share p is zero."""
@@ -488,7 +491,8 @@ class Use:
         return _normalised_by_position(v, self.carry.params[path])
 
     def embedding(self, path: str) -> Array:
-        return self.carry.params[path].value  # type: ignore[no-any-return]
+        value: Array = self.carry.params[path].value
+        return value
 
     def dropout(self, path: str, p: float, v: Array) -> Array:
         return v

@@ -229,13 +229,14 @@ class RuleLayer(nnx.Module):
             shapes = {taught.path: given["layer"].post_shape, **{k: v.post_shape for k, v in taught.downstream.items()}}
             given["zeros"] = [own.zero_for(path, (len(x), *shape), x) for path, shape in shapes.items()]
         found = taught.run(name, **given)
+        u: Array
         u, *more = found if this.direct or this.dense else (found,)
         if this.direct and own is not None:
             own.to_output(self, more[0])
         if this.dense and own is not None:
             own.zeros.pop(taught.path)  # it is in u already
             own.zeros |= zip(taught.downstream, more[-1], strict=True)
-        return u  # type: ignore[no-any-return]
+        return u
 
     def _check_zero(self, zero: Array, u: Array) -> None:
         if zero.shape != u.shape:
@@ -260,7 +261,8 @@ class RuleLayer(nnx.Module):
                 moved = [o.target for o in taught.outputs_of(phase) if o.kind != "grad" and hasattr(new, o.target)]
                 values |= {name: _change(getattr(new, name), getattr(before, name)) for name in moved}
         values = {name: value for name, value in values.items() if value is not None and self._moves(name)}
-        holders = {name: self.variable(name).get_value() for name in values}  # type: ignore[union-attr]
+        variables = {name: self.variable(name) for name in values}
+        holders = {name: one.get_value() for name, one in variables.items() if one is not None}
         shaped = {k: jnp.broadcast_to(v, self.value(k).shape).reshape(holders[k].shape) for k, v in values.items()}
         arrived = arriving(holders, {name: value.astype(holders[name].dtype) for name, value in shaped.items()})
         return u + arrived.astype(u.dtype)  # type: ignore[no-any-return]

@@ -40,7 +40,9 @@ def trace(net: nnx.Module, example: Any) -> Trace:
 
     try:
         jaxpr, output = jax.make_jaxpr(run, return_shape=True)(params)
-    except Exception as error:
+    except UserError:
+        raise
+    except Exception as error:  # the user's network may raise anything; it is shown, and chained
         raise UserError(
             f"the example does not go through the network: {type(error).__name__}: {_first_line(error)}",
             f"example={_shown(example)} was given, where an input batch was expected",

@@ -16,14 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ruledsl.architectures import Architecture
 from ruledsl.assembly import part_of
-from ruledsl.choices import Choices, follow, output_layers
 from ruledsl.data import Batch, Split
 from ruledsl.errors import RuleWarning, UserError
 from ruledsl.program import TASK, Program, Schedule
 from ruledsl.streams import number
 from ruledsl.training import probes
 from ruledsl.training.config import Config, OptimizerConfig
-from ruledsl.training.connections import connections
+from ruledsl.training.connections import connections, followed
 from ruledsl.training.engine import Diverged, Score, Steps
 from ruledsl.training.freezing import frozen_layers
 from ruledsl.training.schedule import Clock
@@ -160,7 +159,7 @@ class Engine:
 
     def probe(self, held_out: Split) -> dict[str, float]:
         """See `ruledsl.training.engine.Engine.probe`."""
-        batch = next(iter(held_out.some(probes.HELD_OUT).in_order(probes.HELD_OUT)))
+        batch = held_out.sample(probes.HELD_OUT)
         images, labels = self._tensors(batch)
         with torch.random.fork_rng(devices=[]):
             plain = build(self.architecture, 0).to(self.place.device)
@@ -324,10 +323,8 @@ def _following_the_rule(
     """The layers that follow the network's own rule, whose parameters may change, and none that was given by name."""
     if rule is None:
         return frozenset()
-    trace, own = connections(architecture, 1), part_of(rule, {})
-    patterns = {pattern: program and part_of(program, {}) for pattern, program in layers.items()}
-    last = () if output is None else output_layers(trace, list(trace.layers), {})
-    found = follow(trace.layers, Choices(own, patterns, output and part_of(output, {})), last)
+    own = part_of(rule, {})
+    found = followed(connections(architecture, 1), own, output, layers)
     return frozenset(path for path, part in found.items() if part is own)
 
 

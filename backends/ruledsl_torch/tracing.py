@@ -119,7 +119,7 @@ def _called(net: nn.Module, example: Any) -> Any:
         return net(**example) if isinstance(example, Mapping) else net(example)
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # the user's network may raise anything; it is shown, and chained
         module, inputs = entered[-1] if entered else (net, ())
         name = next((name for name, each in net.named_modules() if each is module), "")
         got = ", ".join(f"{list(each.shape)} of {each.dtype}" for each in leaves(inputs))

@@ -60,7 +60,6 @@ class Architecture:
         paths = [place.path for place in self.places() if hasattr(place.layer, "name")]
         if len(set(paths)) < len(paths):
             raise UserError(f"{self.name} has two layers of the same name: {', '.join(paths)}")
-
         for place in self.weight_layers():
             if min(place.input_shape[0], place.layer.output_shape(place.input_shape)[0], place.input_shape[-1]) < 1:
                 raise UserError(f"layer {place.path} has a side without units: every layer has one at least")

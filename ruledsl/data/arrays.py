@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,17 @@ from ruledsl.data.dataset import Dataset, Labels, Split
 from ruledsl.data.files import roots
 from ruledsl.errors import UserError
 
+# NumPy reads a damaged file until something gives way: the archive, a stream in it, or the header of an array.
+DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+)
 NAMES = {
     "train_images": "x_train",
     "train_labels": "y_train",
@@ -41,9 +54,7 @@ def npz(data_dir: Path | None = None, *, file: str = "") -> Dataset:
             pass
         with np.load(path, allow_pickle=False) as held:
             arrays = {name: _array(held, path, name) for name in NAMES}
-    except UserError:
-        raise
-    except Exception as error:  # noqa: BLE001 - NumPy reads what is damaged until something gives way
+    except DAMAGED as error:
         raise UserError(f"{path} is no .npz file that can be read: {error}") from None
     train, test = (_split(path, part, arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))
     if train.shape != test.shape:

@@ -17,6 +17,10 @@ Labels = NDArray[np.int64]
 Draws = np.random.Generator
 
 
+class ReadersEnded(UserError):
+    """A process that reads images has ended before it was told to."""
+
+
 class Augmentation(Protocol):
     """What changes images at random: see `ruledsl.data.augment`."""
 
@@ -72,6 +76,10 @@ class Split:
             return self
         rows = some_rows(self.labels, number)
         return Split(self.images[rows], self.labels[rows])
+
+    def sample(self, number: int) -> Batch:
+        """As many images as `number`, always the same ones, with nothing random."""
+        return self.batch(np.arange(len(self))[some_rows(self.labels, number)])
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Every image once, in the split's order; the last batch may be smaller."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ruledsl.data.augment import RandomResizedCrop, middle_box, random_box
-from ruledsl.data.dataset import Augmentation, Batch, Dataset, Images, Labels, Split, draws_of, some_rows
+from ruledsl.data.dataset import Augmentation, Batch, Dataset, Images, Labels, ReadersEnded, Split, draws_of, some_rows
 from ruledsl.data.files import folders
 from ruledsl.errors import UserError, need
 
@@ -219,7 +219,14 @@ def _piped(wanted: _Wanted, workers: int) -> Iterator[Any]:
         flags(["ruledsl"])
     pipe = grain.MapDataset.source(wanted).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=AHEAD)
-    yield from pipe.mp_prefetch(options, worker_init_fn=_serving)
+    try:
+        yield from pipe.mp_prefetch(options, worker_init_fn=_serving)
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):
+            raise
+        said = str(error).partition("\n")[0]
+        help = "is the memory enough for data.workers?"
+        raise ReadersEnded(f"a process that reads images has ended: {said}", help) from None
 
 
 GRACE = 60

@@ -25,7 +25,7 @@ from ruledsl.training.preparation import Prepared, check_optimizers, load_datase
 from ruledsl.training.recording import Recording
 from ruledsl.training.run_folder import RunFolder, shown
 from ruledsl.training.schedule import Clock
-from ruledsl.training.settings import anchored, to_toml
+from ruledsl.training.settings import anchored, from_root, to_toml
 from ruledsl.training.signals import Stops
 from ruledsl.training.train import go_on, start, unchanged
 
@@ -83,7 +83,7 @@ class _Call:
 
     def write(self, folder: RunFolder) -> None:
         folder.write_text(CONFIGURATION, to_toml(anchored(self.config.model_copy(update={"out": folder.path}))))
-        rules = [str(Path(rule).absolute()) if Path(rule).suffix == ".rule" else rule for rule in self.rules]
+        rules = list(map(from_root, self.rules))
         folder.write_json(COMPARISON, {"rules": rules, "seeds": self.seeds, "grid": self.grid})
 
     @classmethod

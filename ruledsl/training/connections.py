@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ruledsl.architectures import Architecture, Layer, Shape
 from ruledsl.architectures.components import Attention, BatchNorm, Conv, Embedding, LayerNorm, Residual, Weighted, chain
-from ruledsl.assembly import Trace, Traced
+from ruledsl.assembly import Part, Trace, Traced, part_of
+from ruledsl.choices import Choices, follow, output_layers
+from ruledsl.program import Program
 
 
 def connections(architecture: Architecture, batch_size: int) -> Trace:
@@ -18,6 +21,16 @@ def connections(architecture: Architecture, batch_size: int) -> Trace:
         for name, (x, u) in walk.shapes.items()
     }
     return Trace(layers, architecture.classes, outputs=tuple(name for name in walk.shapes if name in end.last))
+
+
+def followed(
+    trace: Trace, rule: Part, output: Program | None, layers: Mapping[str, Program | None]
+) -> dict[str, Part | None]:
+    """By layer, what it follows, as a configuration says: `layers` by patterns, `output` at the network's output."""
+    patterns = {pattern: None if one is None else part_of(one, {}) for pattern, one in layers.items()}
+    last = () if output is None else output_layers(trace, list(trace.layers), {})
+    chosen = Choices(rule, patterns, None if output is None else part_of(output, {}))
+    return follow(trace.layers, chosen, last)
 
 
 @dataclass(frozen=True)

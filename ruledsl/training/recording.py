@@ -9,6 +9,7 @@ from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any, Protocol, Self
 
+from ruledsl.data.dataset import ReadersEnded
 from ruledsl.emit.backend import backend
 from ruledsl.errors import UserError, need
 from ruledsl.training.checkpoints import Checkpoint, Checkpoints
@@ -175,8 +176,8 @@ class Recording:
             return None
         if isinstance(error, Diverged):
             return self.diverged(error)
-        asked = self.stops.asked is not None and not isinstance(error, UserError)
-        if isinstance(error, KeyboardInterrupt | Interrupted) or asked:  # a signal may have met other processes too
+        met_too = self.stops.asked is not None and isinstance(error, ReadersEnded)  # by a signal to all processes
+        if isinstance(error, KeyboardInterrupt | Interrupted) or met_too:
             result.status = "interrupted"
             told = error if isinstance(error, Interrupted) else self._interrupted()
             result.message = told.message

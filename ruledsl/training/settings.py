@@ -91,26 +91,28 @@ def for_rule(config: Config, rule: str) -> Config:
     return make_config(values)
 
 
+def from_root(rule: str) -> str:
+    """The path of a rule's file from the root of the file system; the name of a rule of the library stays."""
+    return str(Path(rule).absolute()) if rule.endswith(".rule") else rule
+
+
 def anchored(config: Config) -> Config:
     """A configuration that means the same in every folder: the paths in it from the root of the file system."""
 
-    def path(name: str) -> str:
-        return str(Path(name).absolute()) if name.endswith(".rule") else name
-
     def named(section: OptimizerConfig) -> OptimizerConfig:
-        return section.model_copy(update={"name": path(section.name)})
+        return section.model_copy(update={"name": from_root(section.name)})
 
     options, folder = dict(config.data.options), config.data.folder
     if isinstance(options.get("file"), str) and Path(options["file"]).is_file():
         options["file"] = str(Path(options["file"]).absolute())
     data = config.data.model_copy(update={"options": options, "folder": folder and folder.absolute()})
-    layers = {pattern: one.model_copy(update={"rule": path(one.rule)}) for pattern, one in config.layers.items()}
+    layers = {pattern: one.model_copy(update={"rule": from_root(one.rule)}) for pattern, one in config.layers.items()}
     return config.model_copy(
         update={
-            "rule": path(config.rule),
-            "output": config.output and path(config.output),
-            "constraints": [path(name) for name in config.constraints],
-            "constraint_parameters": {path(name): own for name, own in config.constraint_parameters.items()},
+            "rule": from_root(config.rule),
+            "output": config.output and from_root(config.output),
+            "constraints": [from_root(name) for name in config.constraints],
+            "constraint_parameters": {from_root(name): own for name, own in config.constraint_parameters.items()},
             "layers": layers,
             "optimizer": named(config.optimizer),
             "optimizers": {name: named(one) for name, one in config.optimizers.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file
 
 from ruledsl import data
 from ruledsl.data.augment import augmentations
+from ruledsl.data.dataset import ReadersEnded
 from ruledsl.data.image_folder import Folder
 from ruledsl.errors import UserError
 from ruledsl.training import Interrupted, Listener, loop, read_config, resume, train
@@ -165,3 +167,15 @@ def test_a_group_that_is_asked_to_stop_saves_and_goes_on(folder: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM, said
     assert "interrupted by SIGTERM" in said and f"ruledsl train --resume {folder / 'run'}" in said
     assert json.loads((folder / "run" / "summary.json").read_text())["status"] == "interrupted"
+
+
+def test_a_process_that_reads_and_is_ended_is_a_message(folder: Path) -> None:
+    split = data.load("image_folder", folder).read_by(2).train
+    order = np.tile(split.order(8, 0, 0), (50, 1))
+    batches = split.batches(order, 0, len(order), 0, 0)
+    next(batches)
+    for reader in multiprocessing.active_children():
+        if reader.name.startswith("grain"):
+            reader.kill()
+    with pytest.raises(ReadersEnded, match="a process that reads images has ended"):
+        list(batches)
