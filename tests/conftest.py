@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before anything imports torch or jax, which read these once. Several test processes share few cores.
@@ -22,6 +24,24 @@ from hypothesis import settings
 # On a shared machine a slow moment is no failure, and a test that failed once must fail again.
 settings.register_profile("ruledsl", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ruledsl")
+
+
+LOOK_EVERY, MOST_MAPPINGS = 20, 30_000
+"""A process may have 65,530 mappings on Linux, and every program that JAX has compiled is some: beyond, it crashes."""
+_ended = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def few_programs() -> Iterator[None]:
+    """After many programs, those that JAX has compiled are forgotten."""
+    yield
+    if next(_ended) % LOOK_EVERY == 0 and "jax" in sys.modules and _mappings() > MOST_MAPPINGS:
+        sys.modules["jax"].clear_caches()
+
+
+def _mappings() -> int:
+    maps = Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.exists() else 0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

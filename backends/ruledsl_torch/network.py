@@ -10,7 +10,7 @@ takes care of is in `ruledsl_torch.converted`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -218,7 +218,7 @@ class NetworkState:
         """A scalar of the clock."""
         _set(self.clock, name, value)
 
-    def change(self, name: str, value: float, among: Container[str] | None = None) -> None:
+    def change(self, name: str, value: float, among: frozenset[str] | None = None) -> None:
         """Give a parameter of the rule another value; `among`: in these layers alone, by name."""
         _set(self.settings, name, value)
         for layer in self.followers:

@@ -176,12 +176,13 @@ class OptimizerConfig(Section):
     def _settings_fit(self) -> Self:
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum")
-        for name, owners in OWNERS.items():
+        if self.parameters and self.name in BUILT_IN:
+            raise ValueError(f"{self.name} has no `parameters`: its settings are fields beside them, such as lr")
+        # Without a name it may be one that a rule brings along: what fits is looked at when that is known.
+        for name, owners in OWNERS.items() if "name" in self.model_fields_set else ():
             if self.name not in owners and getattr(self, name) != type(self).model_fields[name].default:
                 own = f"; {self.name} takes its own, as parameters.{name}" if self.name not in BUILT_IN else ""
                 raise ValueError(f"{name} is for {' and '.join(owners)}{own}")
-        if self.parameters and self.name in BUILT_IN:
-            raise ValueError(f"{self.name} has no `parameters`: its settings are fields beside them, such as lr")
         return self
 
     @property

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from ruledsl import architectures, assembly, data
 from ruledsl.architectures import Architecture
@@ -200,14 +202,15 @@ def resolved(
         for name, (kind, values) in program.optimizers.items():
             asked = optimizers[name].model_dump(exclude_unset=True) if name in optimizers else {}
             own = as_settings(kind, values) if asked.get("name", kind) == kind else {}
-            optimizers[name] = OptimizerConfig.model_validate({**own, **asked})
+            optimizers[name] = _optimizer(name, {**own, **asked})
         used = {f.optimizer for f in program.functions if f.role == "grad"}
         for name in sorted(used - optimizers.keys()):
             raise UserError(
                 f"the rule {program.rule} trains by an optimizer `{name}`, which the configuration does not have",
                 f"set it, for example --set optimizers.{name}.lr=0.01",
             )
-    for optimizer in optimizers.values():
+    for name, optimizer in optimizers.items():
+        optimizers[name] = _optimizer(name, {**optimizer.model_dump(exclude_unset=True), "name": optimizer.name})
         if optimizer.name not in BUILT_IN:
             _load("optimizer", optimizer.name, optimizer.parameters)
     rule = programs[0]
@@ -222,6 +225,15 @@ def resolved(
             "optimizers": optimizers,
         }
     )
+
+
+def _optimizer(name: str, values: Mapping[str, Any]) -> OptimizerConfig:
+    """With settings of which all are for it. Raises UserError."""
+    try:
+        return OptimizerConfig.model_validate(values)
+    except ValidationError as error:
+        said = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"the optimizer {values.get('name')}{'' if name == TASK else f' of {name}'}: {said}") from None
 
 
 def _usual(dataset: Dataset, config: Config) -> str:

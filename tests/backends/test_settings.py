@@ -176,6 +176,8 @@ def test_what_would_teach_nothing_is_a_message(backend: str, tmp_path: Path) -> 
     with pytest.raises(UserError, match="no rule of this run trains by an optimizer `algin`") as caught:
         train(read_config(settings=[*settings, "rule=symmetric_alignment", "optimizers.algin.lr=0.5"]))
     assert caught.value.help == "did you mean `align`?"
+    with pytest.raises(UserError, match="the optimizer adam: nesterov is for sgd"):
+        train(read_config(settings=[*settings, "optimizer.nesterov=true"]))
 
 
 def test_a_growing_batch_is_written_down_and_read_again(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_a_setting_is_a_path_and_a_value(setting: str, values: dict[str, object]
         ("optimizer.lr", "write it as --set optimizer.lr=0.1"),
         ("=3", "cannot read the setting"),
         ("seed.x=3", "seed cannot be"),
-        ("optimizer.nesterov=true", "nesterov is for sgd"),
+        ("optimizer={name='adam', nesterov=true}", "nesterov is for sgd"),
         ('optimizer={name="sgd", betas=[0.5, 0.5]}', "betas is for adam"),
         ("rules=3", "rules cannot be 3"),
         ("rules.usf=3", "rules.usf cannot be 3"),
